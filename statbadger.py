@@ -1,0 +1,4131 @@
+#!/usr/bin/env python3
+# == 0 HEADER: what this is, how a number travels, the map, the two contracts ===================
+"""Statbadger reads a Linux host's counters straight from /proc and sends them where you like.
+
+    statbadger.py                                     the stock modules on the screen, every second
+    statbadger.py -e graphite,host=10.0.0.9           the same, to Graphite
+    statbadger.py -f /etc/statbadger.conf             as the file says (statbadger.py --example-config)
+
+One file, Python 3.6 or newer, standard library only. How a number travels:
+
+    /proc text -> rows -> samples -> rates -> frame -> spool -> payload bytes -> dialogue -> transport
+
+The map. A section uses only itself and the sections above it.
+
+     1 VOCABULARY      Metric, Table, Series, Frame, Option, the steps, the four errors, two registries
+     2 CONFIG          the JSON reader, kinds of options, checking, the example, help
+     3 KERNEL FILES    everything that is asked of the host; root, record, replay
+     4 MODULES         what the columns of each kernel file mean
+     5 RATES           counters to rates, shares and ratios
+     6 ENCODING        byte-level primitives that know no point
+     7 PAYLOADS        a frame to the bytes of each format
+     8 EMITTERS        what is said to each kind of sink
+     9 TRANSPORTS      sockets, pipes, the log; who performs the steps of a dialogue
+    10 DELIVERY        the spool, a cursor and a thread per emitter, backoff, accounting
+    11 SCHEDULER       ticks on a clock that is passed in
+    12 AGENT           configuration to running parts; signals, reload, the end
+    13 COMMAND LINE    what each flag does
+
+To add a module, write a table of what the columns mean and a generator of rows:
+
+    @module('load', 'Load averages', [], LOAD)
+    def load(tree, options, memory):
+        one, five, fifteen, entities, last_pid = tree.read('proc/loadavg').split()
+        yield LOAD, (), [...]
+
+To add an emitter, write its options and a dialogue, a generator that yields steps and owns no socket:
+
+    @emitter('graphite', 'Carbon', [Option('prefix', template, ...)], delivery='sent', link=...)
+    def graphite(options):
+        while True:
+            frames = yield Next()               # asking for the next batch acknowledges the last one
+            yield Send(...)
+
+Refused on purpose: a plug-in manager, aggregation, alerting, a query language, metrics by shell script,
+compression of old data, any dependency.
+"""
+
+import _signal
+import _socket
+import _thread
+import errno
+import marshal
+import os
+import select
+import struct
+import sys
+import time
+from array import array
+from fcntl import F_DUPFD, fcntl, ioctl
+from operator import itemgetter, mul, sub
+
+# The C halves of signal, socket and threading: their Python halves bring enum, selectors and
+# functools along, 1.3 MB resident that nothing here uses (3.11: 9.3 MB instead of 10.6).
+
+VERSION = '0.1.0'
+BAKED = None                    # the text of a configuration, in a copy that --bake made
+
+
+# == 1 VOCABULARY: the words that all sections share ============================================
+
+GAUGE = 'gauge'                 # a whole number, as it stands
+REAL = 'real'                   # a number with a fraction, as it stands
+COUNTER = 'counter'             # grows; shown per second (times scale, and per `over` as it stands)
+COUNTER32 = 'counter32'         # a counter that the kernel keeps in 32 bits on every machine
+SHARE = 'share'                 # grows; shown as percent of the row's total growth
+RATIO = 'ratio'                 # growth of `of` over growth of `over`
+BUSY = 'busy'                   # ms that grow; shown as percent of the time that passed
+IDENTITY = 'identity'           # not shown; when it changes, the row is another thing
+RAW = 'raw'                     # not shown; others refer to it
+HIDDEN = (IDENTITY, RAW)
+COUNTERS = (COUNTER, COUNTER32, SHARE)
+ABSENT = float('nan')           # a hole in a row or frame; it never leaves the program
+
+IDENTITY_KEYS = ('datacenter', 'region', 'zone', 'cluster', 'hostname', 'ipv4', 'ipv6')
+
+
+class Metric:
+    """What one column means: name, kind, unit, help.
+
+    With `of` it has no column in the row but is computed from the growth of those columns.
+    less: the column whose growth is part of this one's and is taken off (guest time in user time).
+    """
+    __slots__ = ('name', 'kind', 'unit', 'help', 'of', 'over', 'scale', 'less')
+
+    def __init__(self, name, kind, unit, help, of=(), over=(), scale=1, less=None):
+        self.name, self.kind, self.unit, self.help = name, kind, unit, help
+        self.of, self.over, self.scale, self.less = of, over, scale, less
+
+
+class Table:
+    """A family of metrics that come as rows, an instance a row; `raw` is what a row holds, in order."""
+    __slots__ = ('family', 'labels', 'columns', 'source', 'raw')
+
+    def __init__(self, family, columns, labels=(), source=''):
+        self.family, self.labels, self.source = family, labels, source
+        self.columns = columns
+        self.raw = tuple(m for m in columns if not m.of)
+
+    def shown(self, width):
+        """The metrics that a row of `width` columns can give, in declared order."""
+        have = set(m.name for m in self.raw[:width])
+        return [m for m in self.columns if m.kind not in HIDDEN
+                and (m.of[0] if m.of else m.name) in have and (not m.over or m.over[0] in have)]
+
+
+class OpenTable:
+    """A family whose names come with the rows: `of(names)` is a Table for them."""
+    __slots__ = ('family', 'source', 'unit', 'help')
+
+    def __init__(self, family, unit, help, source=''):
+        self.family, self.unit, self.help, self.source = family, unit, help, source
+
+    def of(self, columns):
+        """A Table of the (name, kind, unit) given."""
+        return Table(self.family, tuple(Metric(n, k, u, self.help) for n, k, u in columns), (), self.source)
+
+
+class Series:
+    """One metric of one instance: what it is called and what it is, never its value."""
+    __slots__ = ('family', 'name', 'unit', 'kind', 'keys', 'values')
+
+    def __init__(self, family, name, unit, kind, keys, values):
+        self.family, self.name, self.unit, self.kind = family, name, unit, kind
+        self.keys, self.values = keys, values
+
+    @property
+    def metric(self):
+        """`disk.reads`"""
+        return self.family + '.' + self.name if self.family and self.name else self.family or self.name
+
+    @property
+    def flat(self):
+        """`disk.reads.sda`, the name in the payload."""
+        return self.metric + '.' + '/'.join(self.values) if self.values else self.metric
+
+
+class Layout:
+    """Which series a frame holds, in order. The same object for as long as they stay the same."""
+    __slots__ = ('series', 'bytes')
+
+    def __init__(self, series):
+        self.series = series
+        self.bytes = 250 * len(series)
+
+
+class Frame:
+    """One tick: layout, identity and an array of doubles in which NaN is a hole.
+
+    time_ms: the grid point, Unix ms. exact: {index: int} for whole numbers that no double holds.
+    """
+    __slots__ = ('run', 'seq', 'time_ms', 'iteration', 'identity', 'layout', 'values', 'exact')
+
+    def __init__(self, time_ms, iteration, identity, layout, values, exact=None, run='', seq=0):
+        self.run, self.seq, self.time_ms, self.iteration = run, seq, time_ms, iteration
+        self.identity, self.layout, self.values, self.exact = identity, layout, values, exact
+
+    @property
+    def bytes(self):
+        return 400 + 8 * len(self.values)
+
+
+class Option:
+    """One option: its kind (a function of section 2 that checks a value), default and help."""
+    __slots__ = ('name', 'kind', 'default', 'help')
+
+    def __init__(self, name, kind, default, help):
+        self.name, self.kind, self.default, self.help = name, kind, default, help
+
+
+class Module:
+    """A kind of module: its options, its tables, and one generator of rows per kernel file it reads,
+    so that a file that is missing takes only its own metrics away. borrows: the name of a module
+    whose options it is handed too, as `options.<name>`."""
+    __slots__ = ('name', 'help', 'options', 'parts', 'tables', 'borrows')
+
+    def __init__(self, name, help, options, borrows):
+        self.name, self.help, self.options, self.borrows = name, help, options, borrows
+        self.parts, self.tables = [], []
+
+
+class Emitter:
+    """A kind of emitter: its options, its dialogue, what `delivered` means, where it talks to."""
+    __slots__ = ('name', 'help', 'options', 'delivery', 'link', 'dialogue')
+
+    def __init__(self, name, help, options, delivery, link, dialogue):
+        self.name, self.help, self.options = name, help, options
+        self.delivery, self.link, self.dialogue = delivery, link, dialogue
+
+
+# The steps of a dialogue. TRANSPORTS performs them; a broken connection is an OSError thrown into
+# the generator at its step. Dial and Accept (several links), Request (HTTP) and Size and Truncate
+# (files) join them with the first emitter that needs them.
+
+class Next:
+    """The next batch of frames; asking acknowledges the last one. With `idle`, [] after so many seconds."""
+    __slots__ = ('idle',)
+
+    def __init__(self, idle=None):
+        self.idle = idle
+
+
+class Done:
+    """The first n frames of the batch are acknowledged, the rest not yet."""
+    __slots__ = ('n',)
+
+    def __init__(self, n):
+        self.n = n
+
+
+class Reject:
+    """The peer refuses this frame (or `points` of its points); the rest of the batch is good."""
+    __slots__ = ('frame', 'reason', 'points')
+
+    def __init__(self, frame, reason, points=0):
+        self.frame, self.reason, self.points = frame, reason, points
+
+
+class Send:
+    """These bytes go out; gives None once the kernel has taken all of them."""
+    __slots__ = ('data',)
+
+    def __init__(self, data):
+        self.data = data
+
+
+class Line:
+    """Gives the next line that comes in, with its line end."""
+    __slots__ = ()
+
+
+class Read:
+    """Gives exactly n bytes."""
+    __slots__ = ('n',)
+
+    def __init__(self, n):
+        self.n = n
+
+
+class Available:
+    """Gives what has arrived, perhaps b'', without waiting."""
+    __slots__ = ()
+
+
+class Wait:
+    """Gives None after so many seconds; the deadline starts anew."""
+    __slots__ = ('seconds',)
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+
+class Now:
+    """Gives the Unix time in seconds."""
+    __slots__ = ()
+
+
+class Random:
+    """Gives n random bytes."""
+    __slots__ = ('n',)
+
+    def __init__(self, n):
+        self.n = n
+
+
+class ConfigError(Exception):
+    """What the user gave cannot be used; .problems is a line for each mistake."""
+
+    def __init__(self, *problems):
+        Exception.__init__(self, '\n'.join(problems))
+        self.problems = problems
+
+
+class Absent(Exception):
+    """This host has no such file, or no use can be made of it."""
+
+
+class Refused(Exception):
+    """The peer says that the data is wrong. split: it was only too large."""
+
+    def __init__(self, reason, split=False):
+        Exception.__init__(self, reason)
+        self.split = split
+
+
+class Later(OSError):
+    """The peer is not willing now; come back after `wait` seconds. Never a reason to drop."""
+
+    def __init__(self, reason, wait=0):
+        OSError.__init__(self, reason)
+        self.wait = wait
+
+
+MODULES = {}                    # name -> Module, in the order of the file
+EMITTERS = {}                   # name -> Emitter
+
+
+def module(name, help, options, *tables, **more):
+    """Registers a generator of rows; a second one under the same name reads another file for it."""
+    def register(generate):
+        kind = MODULES.setdefault(name, Module(name, help, options, more.get('borrows')))
+        kind.parts.append(generate)
+        kind.tables.extend(tables)
+        return generate
+    return register
+
+
+def emitter(name, help, options, delivery, link):
+    """Registers a dialogue. delivery: what asking for the next batch means, 'acknowledged' or 'sent'.
+    link: options -> where it talks to, as section 9 understands it: ('tcp', host, port) ..."""
+    def register(dialogue):
+        EMITTERS[name] = Emitter(name, help, options, delivery, link, dialogue)
+        return dialogue
+    return register
+
+
+# == 2 CONFIG: the JSON reader, kinds of options, checking, the example, help ===================
+
+MOST_DEPTH = 32                 # of nested lists and objects: deeper is a mistake, not a recursion error
+MOST_TEXT = 1 << 20             # bytes of a configuration
+ESCAPES = {'"': '"', '\\': '\\', '/': '/', 'b': '\b', 'f': '\f', 'n': '\n', 'r': '\r', 't': '\t'}
+LETTERS = {'"': '\\"', '\\': '\\\\', '\b': '\\b', '\f': '\\f', '\n': '\\n', '\r': '\\r', '\t': '\\t'}
+BLANKS = ' \t\r\n'
+
+
+def json_text(text):
+    """A JSON string, quotes included, in ASCII: whatever is in the text (RFC 8259, section 7)."""
+    if text.isidentifier() and text.encode('ascii', 'replace').decode() == text:
+        return '"%s"' % text
+    return '"%s"' % ''.join(map(json_letter, text))
+
+
+def json_letter(letter):
+    """One character of a JSON string; beyond U+FFFF a surrogate pair."""
+    code = ord(letter)
+    if code > 0xffff:
+        code -= 0x10000
+        return '\\u%04x\\u%04x' % (0xd800 + (code >> 10), 0xdc00 + (code & 0x3ff))
+    return LETTERS.get(letter) or (letter if 32 <= code < 127 else '\\u%04x' % code)
+
+
+def json_value(value):
+    """Compact JSON of what a configuration can hold."""
+    if isinstance(value, dict):
+        return '{%s}' % ', '.join(json_text(k) + ': ' + json_value(v) for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return '[%s]' % ', '.join(map(json_value, value))
+    if value is None or value is True or value is False:
+        return {None: 'null', True: 'true', False: 'false'}[value]
+    return json_text(value) if isinstance(value, str) else '%.12g' % value
+
+
+class JsonReader:
+    """Reads JSON as people write it: `//`, `/* */` and `#` comments, trailing commas, a BOM, CRLF.
+
+    read() gives the value; .lines {path: line} says where each member stands and .mistakes lists
+    [(path, line, what)] for duplicate keys. A syntax error raises ConfigError with `name:line`.
+    """
+
+    def __init__(self, text, name):
+        self.text, self.name, self.at, self.depth = text, name, 0, 0
+        self.lines, self.mistakes = {}, []
+
+    def read(self):
+        if self.text.startswith('\ufeff'):
+            self.at = 1
+        value = self.value(())
+        if self.peek():
+            self.fail(self.found(), 'nothing after the last brace')
+        return value
+
+    def line(self):
+        return self.text.count('\n', 0, self.at) + 1
+
+    def fail(self, found, need):
+        raise ConfigError('%s:%d: found %s, need %s' % (self.name, self.line(), found, need))
+
+    def found(self):
+        rest = self.text[self.at:self.at + 20].split('\n')[0].rstrip('\r')
+        return json_text(rest) if rest else 'the end of the file' if self.at >= len(self.text) else 'a line end'
+
+    def peek(self):
+        """The next character that is no blank and in no comment; '' at the end."""
+        text = self.text
+        while self.at < len(text):
+            letter = text[self.at]
+            if letter in BLANKS:
+                self.at += 1
+            elif letter == '#' or text.startswith('//', self.at):
+                end = text.find('\n', self.at)
+                self.at = len(text) if end < 0 else end
+            elif text.startswith('/*', self.at):
+                end = text.find('*/', self.at + 2)
+                if end < 0:
+                    self.fail('a comment that does not end', '*/')
+                self.at = end + 2
+            else:
+                return letter
+        return ''
+
+    def value(self, path):
+        letter = self.peek()
+        if letter == '{':
+            return self.nested(path, self.members, '}')
+        if letter == '[':
+            return self.nested(path, self.elements, ']')
+        if letter == '"':
+            return self.string()
+        for word, value in (('true', True), ('false', False), ('null', None)):
+            if self.text.startswith(word, self.at):
+                self.at += len(word)
+                return value
+        return self.number()
+
+    def nested(self, path, read, end):
+        self.depth += 1
+        if self.depth > MOST_DEPTH:
+            self.fail('more than %d levels' % MOST_DEPTH, 'fewer')
+        self.at += 1
+        value = read(path, end)
+        self.at += 1
+        self.depth -= 1
+        return value
+
+    def members(self, path, end):
+        out = {}
+        while self.peek() != end:
+            if self.peek() != '"':
+                self.fail(self.found(), 'a key in double quotes or }')
+            line, key = self.line(), self.string()
+            if self.peek() != ':':
+                self.fail(self.found(), '":" after the key %s' % json_text(key))
+            self.at += 1
+            if key in out:
+                self.mistakes.append((path + (key,), line, 'found the key twice, need it once'))
+            self.lines[path + (key,)] = line
+            out[key] = self.value(path + (key,))
+            self.comma(end)
+        return out
+
+    def elements(self, path, end):
+        out = []
+        while self.peek() != end:
+            self.lines[path + (len(out),)] = self.line()
+            out.append(self.value(path + (len(out),)))
+            self.comma(end)
+        return out
+
+    def comma(self, end):
+        if self.peek() == ',':
+            self.at += 1
+        elif self.peek() != end:
+            self.fail(self.found(), '"," or "%s"' % end)
+
+    def string(self):
+        out, start = [], self.at + 1
+        self.at = start
+        while True:
+            letter = self.text[self.at:self.at + 1]
+            if letter in ('', '\n'):
+                self.fail('a text that does not end', '"')
+            if letter == '\\' or letter == '"':
+                out.append(self.text[start:self.at])
+                self.at += 1
+                if letter == '"':
+                    return ''.join(out)
+                out.append(self.escape())
+                start = self.at
+            else:
+                self.at += 1
+
+    def escape(self):
+        letter = self.text[self.at:self.at + 1]
+        self.at += 1
+        if letter in ESCAPES and letter:
+            return ESCAPES[letter]
+        code = self.hex4() if letter == 'u' else self.fail('"\\%s"' % letter, 'an escape such as \\n')
+        if 0xd800 <= code < 0xdc00 and self.text.startswith('\\u', self.at):
+            self.at += 2
+            low = self.hex4()
+            if 0xdc00 <= low < 0xe000:
+                return chr(0x10000 + ((code - 0xd800) << 10) + low - 0xdc00)
+            return '\ufffd\ufffd'
+        return '\ufffd' if 0xd800 <= code < 0xe000 else chr(code)
+
+    def hex4(self):
+        digits = self.text[self.at:self.at + 4]
+        if len(digits) < 4 or digits.strip('0123456789abcdefABCDEF'):
+            self.fail('"\\u%s"' % digits, 'four hexadecimal digits')
+        self.at += 4
+        return int(digits, 16)
+
+    def number(self):
+        end = self.at
+        while self.text[end:end + 1] and self.text[end] in '+-.0123456789eE':
+            end += 1
+        word = self.text[self.at:end]
+        if not json_number(word) or len(word) > 40 or abs(float(word)) > 1e300:
+            self.fail(self.found(), 'a value: text in double quotes, a number, true, false, null, [ or {')
+        self.at = end
+        return float(word) if word.strip('-0123456789') else int(word)
+
+
+def json_number(word):
+    """Whether the word is a number of RFC 8259, section 6."""
+    head, _, exponent = word.replace('E', 'e').partition('e')
+    whole, point, fraction = head.partition('.')
+    whole = whole[1:] if whole.startswith('-') else whole
+    digits = '0123456789'
+    return bool(whole and not whole.strip(digits) and (whole == '0' or whole[0] != '0')
+                and (not point or fraction and not fraction.strip(digits))
+                and ('e' not in word.lower() or exponent.lstrip('+-') and len(exponent.lstrip('+-')) >= len(exponent) - 1
+                     and not exponent.lstrip('+-').strip(digits)))
+
+
+# -- kinds of options: what may be given, and what the program sees; ValueError says what is needed --
+
+class Loose(str):
+    """A text from the command line or out of ${...}: it may stand for a number, a boolean or a list."""
+
+
+def boolean(value):
+    """true or false"""
+    words = {'true': True, 'yes': True, 'on': True, '1': True, 'false': False, 'no': False, 'off': False, '0': False}
+    if isinstance(value, Loose):
+        value = words.get(value.lower(), value)
+    if not isinstance(value, bool):
+        raise ValueError('true or false')
+    return value
+
+
+def number(value, low, high, need):
+    """An int or float between low and high."""
+    if isinstance(value, Loose) and json_number(value.strip()) and len(value) < 40:
+        value = float(value) if value.strip().strip('-0123456789') else int(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ValueError(need)
+    return value
+
+
+def whole(low, high):
+    """The kind of a whole number from low to high."""
+    def check(value):
+        value = number(value, low, high, 'a whole number from %d to %d' % (low, high))
+        if value != int(value):
+            raise ValueError('a whole number from %d to %d' % (low, high))
+        return int(value)
+    return check
+
+
+def seconds(low, high=86400, or_zero=False, need='seconds such as 10, from %g to %g, in steps of 0.001'):
+    """The kind of a time in seconds, whole milliseconds."""
+    need = ('0 or ' if or_zero else '') + need % (low, high)
+
+    def check(value):
+        value = number(value, 0 if or_zero else low, high, need)
+        if (value < low and value != 0) or abs(value * 1000 - round(value * 1000)) > 1e-6:
+            raise ValueError(need)
+        return value
+    return check
+
+
+def text(value):
+    """Text."""
+    if not isinstance(value, str):
+        raise ValueError('text in double quotes')
+    if '\0' in value:
+        raise ValueError('text without NUL')
+    return str(value)
+
+
+def name_of_host(value):
+    """Text that can stand for a peer: no blanks, no control characters."""
+    value = text(value)
+    if not value or any(ord(c) < 33 for c in value):
+        raise ValueError('a host name or address such as "10.0.0.9"')
+    return value
+
+
+def choice(*words):
+    """The kind of a text that is one of the words."""
+    def check(value):
+        if value not in words:
+            raise ValueError('one of ' + ', '.join(json_text(w) for w in words))
+        return str(value)
+    check.words = words
+    return check
+
+
+def patterns(value):
+    """A list of shell patterns; one that begins with ! takes away."""
+    if isinstance(value, Loose):
+        value = [v.strip() for v in value.split(',') if v.strip()]
+    if not isinstance(value, list) or not all(isinstance(v, str) and v for v in value):
+        raise ValueError('a list of patterns such as ["a*", "!ab*"]')
+    return [str(v) for v in value]
+
+
+def mapping(value):
+    """{text: text}"""
+    if not isinstance(value, dict) or not all(k and isinstance(v, str) for k, v in value.items()):
+        raise ValueError('an object of texts such as {"env": "prod"}')
+    return {str(k): str(v) for k, v in value.items()}
+
+
+def template(value):
+    """Text with {hostname} and the other identity keys in it."""
+    value = text(value)
+    rest = value
+    for key in IDENTITY_KEYS:
+        rest = rest.replace('{%s}' % key, '')
+    if '{' in rest or '}' in rest:
+        raise ValueError('a text in which { } hold one of ' + ', '.join(IDENTITY_KEYS))
+    return value
+
+
+port = whole(0, 65535)
+pause = seconds(0.01, or_zero=True)
+
+TOP_OPTIONS = [
+    Option('datacenter', text, '', 'Where this host is; these seven are in every payload'),
+    Option('region', text, '', 'Region of the data center'),
+    Option('zone', text, '', 'Zone of the region'),
+    Option('cluster', text, '', 'What this host is part of'),
+    Option('hostname', text, '', 'Name of this host; empty = ask the kernel'),
+    Option('ipv4', text, '', 'Its address; empty = the one on the interface of the default route'),
+    Option('ipv6', text, '', 'Its IPv6 address; empty = likewise'),
+    Option('interval', seconds(0.01), 1, 'Seconds between ticks, which fall on wall-clock multiples of it'),
+    Option('modules_dir', text, '', 'Folder of your own modules: an unknown NAME is NAME.py there'),
+    Option('emitters_dir', text, '', 'Folder of your own emitters'),
+    Option('view', choice('auto', 'host'), 'auto', 'Whose figures are shown: those of the host'),
+]
+SPOOL_OPTIONS = [
+    Option('memory_bytes', whole(1 << 16, 1 << 40), 16777216,
+           'Most bytes of ticks that wait for all sinks together; the oldest are dropped first'),
+]
+LOG_OPTIONS = [
+    Option('level', choice('debug', 'info', 'warning', 'error'), 'info', 'Least important message that is logged'),
+    Option('dest', text, 'stderr', '"stderr", or a file, opened anew after it was moved away'),
+]
+COMMON_OPTIONS = [
+    Option('type', text, '', 'Kind, when the name is not the kind itself'),
+]
+MODULE_OPTIONS = COMMON_OPTIONS + [
+    Option('interval', pause, 0, 'Seconds between readings, on wall-clock multiples; 0 = the global interval'),
+    Option('blacklist', patterns, [], 'Patterns of names, as in the payload, that nobody gets'),
+    Option('async', boolean, False, 'Run in a thread of its own and never wait for it'),
+]
+EMITTER_OPTIONS = COMMON_OPTIONS + [
+    Option('interval', pause, 0, 'Send only the ticks on wall-clock multiples of so many seconds; 0 = all'),
+    Option('flush', pause, 0, 'Gather the ticks of so many seconds and send them together; 0 = at once'),
+    Option('blacklist', patterns, [], 'Patterns of names, as in the payload, that this sink does not get'),
+    Option('timeout', seconds(0.1, 3600), 10, 'Seconds for a whole exchange with the sink'),
+    Option('tags', mapping, {}, 'More labels, for sinks that have labels'),
+    Option('batch', whole(1, 100000), 100, 'Most ticks in one send'),
+]
+USER_OPTIONS = [Option('file', text, '', 'Python file that holds the class NAME')]
+STOCK = ('cpu', 'load', 'disk', 'network', 'memory', 'system')
+DEFAULT_EMITTER = 'stdout_pretty'
+
+
+class Options:
+    """Checked options, as attributes or by name; equal when all values are."""
+
+    def __init__(self, values):
+        self.__dict__.update(values)
+
+    def __getitem__(self, name):
+        return self.__dict__[name]
+
+    def __eq__(self, other):
+        return isinstance(other, Options) and self.__dict__ == other.__dict__
+
+    __hash__ = None
+
+
+class Chosen:
+    """One module or emitter of a configuration: name, kind (None = user code), options.
+
+    file: the Python file of user code. given: its options as they were written."""
+
+    def __init__(self, name, kind, options, file='', given=None):
+        self.name, self.kind, self.options, self.file, self.given = name, kind, options, file, given
+
+    def __eq__(self, other):
+        return self.__dict__ == other.__dict__
+
+    __hash__ = None
+
+
+class Settings:
+    """A checked configuration: .top, .spool, .log (Options), .modules and .emitters (lists of Chosen)."""
+
+
+class Place:
+    """Where a configuration comes from and what it may refer to: its name for messages, its folder,
+    the environment, and two functions, since this section opens no file: read(path) and is_file(path)."""
+
+    def __init__(self, name, folder, environ, read, is_file):
+        self.name, self.folder, self.environ, self.read, self.is_file = name, folder, environ, read, is_file
+
+    def path(self, path):
+        """The path, seen from the configuration's folder."""
+        return os.path.join(self.folder, path) if path else ''
+
+
+def expand(value, place):
+    """The text with ${NAME}, ${NAME:-default} and ${file:PATH} filled in; Loose when there was one."""
+    if '$' not in value:
+        return value
+    out, at, loose = [], 0, False
+    while True:
+        start = value.find('${', at)
+        if start < 0:
+            out.append(value[at:])
+            return (Loose if loose else str)(''.join(out))
+        if value[:start].endswith('$'):
+            out.append(value[at:start - 1] + '${')
+            at = start + 2
+            continue
+        end = value.find('}', start)
+        if end < 0:
+            raise ValueError('"}" after "${" (a literal "${" is "$${")')
+        out.append(value[at:start] + lookup(value[start + 2:end], place))
+        at, loose = end + 1, True
+
+
+def lookup(reference, place):
+    """What stands for the inside of ${...}; ValueError when nothing does."""
+    if reference.startswith('file:'):
+        try:
+            return place.read(place.path(reference[5:])).rstrip('\r\n')
+        except (OSError, ValueError) as error:
+            raise ValueError('a file that can be read (%s: %s)' % (reference[5:], getattr(error, 'strerror', '') or 'not text'))
+    name, dash, default = reference.partition(':-')
+    if name in place.environ and (place.environ[name] or not dash):
+        return place.environ[name]
+    if not dash:
+        raise ValueError('the environment variable %s, or ${%s:-default}' % (name, name))
+    return default
+
+
+def distance(one, other):
+    """How many letters to insert, drop, change or swap to make one word of the other (optimal alignment)."""
+    before, row = None, list(range(len(other) + 1))
+    for i, a in enumerate(one):
+        last, before, row = before, row, [i + 1]
+        for j, b in enumerate(other):
+            cost = min(before[j + 1] + 1, row[j] + 1, before[j] + (a != b))
+            if last and j and a == other[j - 1] and one[i - 1] == b:
+                cost = min(cost, last[j - 1] + 1)
+            row.append(cost)
+    return row[-1]
+
+
+def did_you_mean(word, words):
+    """`, did you mean "host"?` or ''."""
+    near = sorted((distance(word[:40], w), w) for w in words)
+    near = near and near[0][0] <= max(1, len(near[0][1]) // 3) and near[0][1]
+    return ', did you mean %s?' % json_text(near) if near else ''
+
+
+class Checker:
+    """Checks what was read against what is declared and collects every mistake, with its place."""
+
+    def __init__(self, place, lines):
+        self.place, self.lines, self.problems = place, lines, []
+
+    def say(self, path, what):
+        line = self.lines.get(path, self.lines.get(path[:-1], 0))
+        where = self.place.name + ':%d' % line if line else 'command line' if line is None else self.place.name
+        self.problems.append((line or 0, '%s: %s: %s' % (where, '.'.join(map(str, path)) or 'top level', what)))
+
+    def found(self, path, value, need):
+        value = '****' if getattr(need, 'secret', False) else json_value(value)
+        self.say(path, 'found %s, need %s' % (value if len(value) < 80 else value[:76] + ' ...', need))
+
+    def expand(self, value, path=()):
+        """The value with every ${...} in it filled in."""
+        if isinstance(value, dict):
+            return {k: self.expand(v, path + (k,)) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self.expand(v, path + (i,)) for i, v in enumerate(value)]
+        if isinstance(value, str):
+            try:
+                return value if isinstance(value, Loose) else expand(value, self.place)
+            except ValueError as error:
+                self.found(path, value, str(error))
+        return value
+
+    def object(self, given, path):
+        """The object at the path, {} when there is none or it is something else."""
+        value = given.get(path[-1], {})
+        if isinstance(value, dict):
+            return value
+        self.found(path, value, 'an object { }')
+        return {}
+
+    def options(self, declared, given, path, others=()):
+        """Options: what is given or else the default, each by its kind; unknown keys are mistakes."""
+        out, names = {}, [o.name for o in declared]
+        for key, value in given.items():
+            if key not in names and others is not None and key not in others:
+                self.say(path + (key,), 'found an unknown key, need one of %s%s' % (
+                    ', '.join(sorted(names + list(others))), did_you_mean(key, names + list(others))))
+        for option in declared:
+            out[option.name] = option.default
+            if option.name in given:
+                try:
+                    out[option.name] = option.kind(given[option.name])
+                except ValueError as error:
+                    self.found(path + (option.name,), given[option.name], error)
+        return Options(out)
+
+
+def check(given, lines, mistakes, place):
+    """Settings of what was read; ConfigError with every mistake in it."""
+    checker = Checker(place, lines)
+    for path, line, what in mistakes:
+        checker.lines[path] = line
+        checker.say(path, what)
+    given = checker.expand(given)
+    settings = Settings()
+    settings.top = checker.options(TOP_OPTIONS, given, (), ('modules', 'emitters', 'spool', 'log'))
+    spool = checker.object(given, ('spool',))
+    settings.spool = checker.options(SPOOL_OPTIONS, spool, ('spool',), ('dir', 'max_bytes'))
+    if spool.get('dir'):
+        checker.found(('spool', 'dir'), spool['dir'], '"": ticks wait in memory only')
+    settings.log = checker.options(LOG_OPTIONS, checker.object(given, ('log',)), ('log',))
+    folders = {'modules': settings.top.modules_dir, 'emitters': settings.top.emitters_dir}
+    settings.modules = chosen(checker, given, 'modules', MODULES, MODULE_OPTIONS, STOCK, folders)
+    settings.emitters = chosen(checker, given, 'emitters', EMITTERS, EMITTER_OPTIONS, (DEFAULT_EMITTER,), folders)
+    lend(settings.modules)
+    if checker.problems:
+        raise ConfigError(*[p for line, p in sorted(checker.problems, key=itemgetter(0))])
+    return settings
+
+
+def chosen(checker, given, what, registry, common, default, folders):
+    """[Chosen] of "modules" or "emitters"; the default names when the file says nothing of them."""
+    out = []
+    members = checker.object(given, (what,)) if what in given else {name: {} for name in default}
+    if what in given and not members:
+        checker.say((what,), 'found none, need at least one')
+    for name in members:
+        options = checker.object(members, (what, name))
+        one = choose(checker, what, name, options, registry, common, folders[what])
+        if one:
+            out.append(one)
+    return out
+
+
+def choose(checker, what, name, options, registry, common, folder):
+    """Chosen for one member, or None after saying what is wrong with it."""
+    path, place = (what, name), checker.place
+    kind = options.get('type') or name
+    if not isinstance(kind, str):
+        checker.found(path + ('type',), kind, 'text in double quotes')
+        return None
+    if kind in registry and 'file' not in options:
+        problems = len(checker.problems)
+        checked = checker.options(common + registry[kind].options, options, path)
+        if hasattr(registry[kind], 'link') and len(checker.problems) == problems:
+            try:
+                registry[kind].link(checked)    # options that do not go together
+            except ValueError as error:
+                checker.say(path, str(error))
+        return Chosen(name, kind, checked)
+    file = options.get('file') or (os.path.join(folder, kind + '.py') if folder else '')
+    if not isinstance(file, str) or not file or not place.is_file(place.path(file)):
+        if file:
+            checker.found(path + ('file',), file, 'a Python file that exists')
+        else:
+            checker.say(path, 'found an unknown kind %s, need one of %s, or "file"%s' % (
+                json_text(kind), ', '.join(registry), did_you_mean(kind, registry)))
+        return None
+    return Chosen(name, None, checker.options(common + USER_OPTIONS, options, path, None),
+                  place.path(file), options)
+
+
+def lend(modules):
+    """Hands each module the options of the one it borrows from: the configured, or the default ones."""
+    for one in modules:
+        borrows = MODULES[one.kind].borrows if one.kind else None
+        if borrows:
+            lender = [m.options for m in modules if m.kind == borrows]
+            default = Options({o.name: o.default for o in MODULE_OPTIONS + MODULES[borrows].options})
+            setattr(one.options, borrows, (lender or [default])[0])
+
+
+def read_config(content, place, command=None):
+    """Settings of a configuration's text ('' = nothing configured) and the command line on top of it."""
+    given, reader = {}, JsonReader(content, place.name)
+    if content.strip('\ufeff' + BLANKS):
+        given = reader.read()
+        if not isinstance(given, dict):
+            raise ConfigError('%s:1: found %s, need an object { }' % (place.name, json_value(given)[:60]))
+    if command:
+        overlay(given, reader.lines, command)
+    return check(given, reader.lines, reader.mistakes, place)
+
+
+# -- the command line on top: -e NAME[,key=value...] ------------------------------------------
+
+class Command:
+    """What the command line says of the configuration: [piece], [piece], seconds or None."""
+
+    def __init__(self, modules=(), emitters=(), interval=None):
+        self.modules, self.emitters, self.interval = modules, emitters, interval
+
+
+def overlay(given, lines, command):
+    """Puts the command line's modules, emitters and interval into what the file gave."""
+    if command.interval is not None:
+        given['interval'] = Loose(command.interval)
+        lines[('interval',)] = None
+    for what, pieces, registry, common in (('modules', command.modules, MODULES, MODULE_OPTIONS),
+                                           ('emitters', command.emitters, EMITTERS, EMITTER_OPTIONS)):
+        if pieces:
+            old = given.get(what) if isinstance(given.get(what), dict) else {}
+            given[what] = members = {}
+            lines[(what,)] = None
+            for piece in pieces:
+                put_piece(piece, what, old, members, lines, registry, common)
+
+
+def put_piece(piece, what, old, members, lines, registry, common):
+    """Adds one -e or -m: the file's options of that name, those given on top of them."""
+    words = split_commas(piece)
+    base = name = words[0].strip()
+    count = 1
+    while name in members:
+        count += 1
+        name = '%s-%d' % (base, count)
+    options = dict(old[base]) if isinstance(old.get(base), dict) else {}
+    for path in [p for p in lines if p[:2] == (what, base)]:
+        lines[(what, name) + path[2:]] = lines[path]
+    lines.setdefault((what, name), None)
+    if name != base:
+        options.setdefault('type', base)
+    kind = registry.get(options.get('type') or base)
+    declared = common + (kind.options if kind else USER_OPTIONS)
+    for key, value in pairs(words[1:], declared):
+        head, dot, rest = key.partition('.')
+        if dot and any(o.name == head and o.kind is mapping for o in declared):
+            options[head] = dict(options[head]) if isinstance(options.get(head), dict) else {}
+            options[head][rest] = value
+            key = head
+        else:
+            options[key] = value
+        lines[(what, name, key)] = None
+    members[name] = options
+
+
+def split_commas(piece):
+    """The piece at its commas; `\\,` is a comma."""
+    return [w.replace('\0', ',') for w in piece.replace('\\,', '\0').split(',')]
+
+
+def pairs(words, declared):
+    """[(key, Loose)]; a word without `=` names a boolean option, or continues the value before it."""
+    out = []
+    for word in words:
+        key, equals, value = word.partition('=')
+        if equals and key.replace('_', '').replace('.', '').replace('-', '').isalnum():
+            out.append((key.strip(), Loose(value)))
+        elif any(o.name == word.strip() and o.kind is boolean for o in declared) or not out:
+            out.append((word.strip(), Loose('true')))
+        else:
+            out[-1] = (out[-1][0], Loose(out[-1][1] + ',' + word))
+    return out
+
+
+# -- what is declared, in words: the example and the help -------------------------------------
+
+def example_config():
+    """statbadger.conf.example: every module and emitter that exists, every option, with its default."""
+    out = ['// Configuration of statbadger: JSON that also takes comments and trailing commas.',
+           '// Every value shown is the default; what stands behind // is off, or need not be said.',
+           '// In any text "${NAME}", "${NAME:-default}" and "${file:/run/secrets/x}" are filled in.', '{']
+    for option in TOP_OPTIONS[:-3]:
+        out += ['    // ' + option.help, '    %s: %s,' % (json_text(option.name), json_value(option.default))]
+    out += example_members('modules', MODULES, MODULE_OPTIONS, STOCK)
+    out += example_members('emitters', EMITTERS, EMITTER_OPTIONS, (DEFAULT_EMITTER,))
+    for option in TOP_OPTIONS[-3:]:
+        out += ['    // ' + option.help, '    %s: %s,' % (json_text(option.name), json_value(option.default))]
+    for name, options in (('spool', SPOOL_OPTIONS), ('log', LOG_OPTIONS)):
+        out.append('    %s: {' % json_text(name))
+        for option in options:
+            out += ['        // ' + option.help, '        %s: %s,' % (json_text(option.name), json_value(option.default))]
+        out.append('    },')
+    return '\n'.join(out + ['}', ''])
+
+
+def example_members(what, registry, common, active):
+    """The lines of "modules" or "emitters": the common options once, then each kind."""
+    out = ['    // Each of the %s also takes:' % what]
+    out += ['    //   ' + line for line in option_lines(common)]
+    out.append('    %s: {' % json_text(what))
+    for name, kind in registry.items():
+        mark = '' if name in active else '// '
+        out.append('        // ' + kind.help)
+        if not kind.options:
+            out.append('        %s%s: {},' % (mark, json_text(name)))
+            continue
+        out.append('        %s%s: {' % (mark, json_text(name)))
+        for option in kind.options:
+            out.append('            // ' + option.help)
+            out.append('            // %s: %s,' % (json_text(option.name), json_value(option.default)))
+        out.append('        %s},' % mark)
+    return out + ['    },']
+
+
+def option_lines(options):
+    """One line per option: `"flush": 0      Gather the ticks ...`."""
+    left = [json_text(o.name) + ': ' + json_value(o.default) for o in options]
+    wide = min(44, max([len(l) for l in left] or [0]))
+    return ['%-*s  %s' % (wide, l, o.help + kind_words(o)) for l, o in zip(left, options)]
+
+
+def kind_words(option):
+    words = getattr(option.kind, 'words', ())
+    return ' (%s)' % ', '.join(words) if words else ''
+
+
+def help_of(name):
+    """The options of one module or emitter, in words; ConfigError when there is none of that name."""
+    for what, registry, common in (('module', MODULES, MODULE_OPTIONS), ('emitter', EMITTERS, EMITTER_OPTIONS)):
+        if name in registry:
+            kind = registry[name]
+            lines = ['%s, %s: %s' % (name, what, kind.help), '']
+            lines += ['  ' + l for l in option_lines(kind.options)] + [''] * bool(kind.options)
+            return '\n'.join(lines + ['As every %s:' % what, ''] + ['  ' + l for l in option_lines(common)])
+    names = list(MODULES) + list(EMITTERS)
+    raise ConfigError('-h: found %s, need one of %s%s' % (json_text(name), ', '.join(names), did_you_mean(name, names)))
+
+
+# == 3 KERNEL FILES: everything that is asked of the host; root, record, replay =================
+
+MOST_FILE = 16 << 20            # bytes of a kernel file; /proc/stat of a large machine has 300 kB
+CHUNK = 65536
+HELD_AT_MOST = 64               # descriptors that are kept open between ticks
+
+
+class Tree:
+    """The host's files under a root: read(path), list(path), and the time of the latest reading.
+
+    Paths begin with proc/ or sys/ (or etc/). roots: {'proc': '/proc', 'sys': '/sys', '': '/'}.
+    hold: keep descriptors and read them again at 0 (only true of the running kernel's own files:
+    a file of a frozen host may be replaced). monotonic: the clock that stamps .when.
+    Owns the held descriptors; close() gives them back.
+    """
+
+    def __init__(self, roots, monotonic, hold=False):
+        self.roots, self.monotonic, self.hold = roots, monotonic, hold
+        self.held, self.when, self.record_to, self.bad_lines = {}, 0.0, None, 0
+        self.fresh = {}                         # what was read in this tick: several modules share a file
+        self.foreign = not hold
+
+    def path(self, name):
+        """Where the file is: proc/stat -> /host/proc/stat."""
+        top, _, rest = name.partition('/')
+        return os.path.join(self.roots[top], rest) if top in self.roots else os.path.join(self.roots[''], name)
+
+    def read(self, name):
+        """All bytes of a file, to its end; raises Absent when there is none, it is empty or unreadable.
+
+        seq_file hands out whole lines, some 4 kB a read, whatever the buffer: one read of
+        /proc/net/dev with 200 interfaces gives a part that looks whole. So: until nothing comes.
+        """
+        if name in self.fresh:
+            self.when, data = self.fresh[name]
+            return data
+        if self.foreign and name.startswith('proc/net/'):
+            try:
+                return self.read('proc/1/net/' + name[9:])      # proc/net is a link to the reader's own
+            except Absent:
+                pass
+        try:
+            data = self.contents(name)
+        except OSError as error:
+            raise Absent('%s: %s' % (self.path(name), error.strerror or error))
+        self.when = self.monotonic()
+        if not data:
+            raise Absent('%s: empty' % self.path(name))
+        if self.record_to:
+            self.keep(name, data)
+        self.fresh[name] = self.when, data
+        return data
+
+    def contents(self, name):
+        if name in self.held:
+            try:
+                return read_to_end(self.held[name])
+            except OSError:                     # lxcfs restarted, a device went: open it anew, once
+                os.close(self.held.pop(name))
+        fd = os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            data = read_to_end(fd)
+            if self.hold and len(self.held) < HELD_AT_MOST:
+                self.held[name], fd = fd, None
+            return data
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+    def list(self, name):
+        """The names in a folder, sorted, as bytes; raises Absent."""
+        try:
+            names = sorted(os.listdir(os.fsencode(self.path(name))))
+        except OSError as error:
+            raise Absent('%s: %s' % (self.path(name), error.strerror or error))
+        if self.record_to:
+            for entry in names:
+                self.keep_entry(name, entry)
+        return names
+
+    def ask(self, what, question):
+        """question(tree), asked at most once a tick."""
+        if what not in self.fresh:
+            self.fresh[what] = 0.0, question(self)
+        return self.fresh[what][1]
+
+    def bad_line(self):
+        """Counts a line that no use can be made of."""
+        self.bad_lines += 1
+
+    def keep(self, name, data):
+        """Writes what was read into the record: under the name it was asked for."""
+        path = os.path.join(self.record_to, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, 'wb') as file:
+            file.write(data)
+
+    def keep_entry(self, name, entry):
+        """A listed name: links stay links, all else becomes an empty folder."""
+        source = os.path.join(os.fsencode(self.path(name)), entry)
+        copy = os.path.join(os.fsencode(self.record_to), os.fsencode(name), entry)
+        if not os.path.lexists(copy):
+            if os.path.islink(source):
+                os.makedirs(os.path.dirname(copy), exist_ok=True)
+                os.symlink(os.readlink(source), copy)
+            else:
+                os.makedirs(copy)
+
+    def close(self):
+        while self.held:
+            os.close(self.held.popitem()[1])
+
+
+def read_to_end(fd):
+    """All bytes from 0; OSError when there are more than MOST_FILE."""
+    whole = os.pread(fd, CHUNK, 0)
+    more = whole and os.pread(fd, CHUNK, len(whole))
+    if not more:
+        return whole
+    parts, size = [whole], len(whole)
+    while more:
+        parts.append(more)
+        size += len(more)
+        if size > MOST_FILE:
+            raise OSError(errno.EFBIG, 'more than %d bytes' % MOST_FILE)
+        more = os.pread(fd, CHUNK, size)
+    return b''.join(parts)
+
+
+def host_tree(root, environ, monotonic):
+    """The Tree of this host, or of the one that --root, HOST_PROC, HOST_SYS or HOST_ROOT name."""
+    base = root or environ.get('HOST_ROOT') or '/'
+    roots = {'': base, 'proc': os.path.join(base, 'proc'), 'sys': os.path.join(base, 'sys')}
+    for top, name in (('proc', 'HOST_PROC'), ('sys', 'HOST_SYS')):
+        if not root and environ.get(name):
+            roots[top] = environ[name]
+    own = os.path.realpath(roots['proc']) == '/proc' and os.path.realpath(base) == '/'
+    return Tree(roots, monotonic, hold=own)
+
+
+def snapshots(folder):
+    """[(ms, path)] of a recording: its folders that are named by a time, in order."""
+    out = []
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if is_decimal(name) and os.path.isdir(path):
+            out.append((int(round(float(name) * 1000)), path))
+    return sorted(out)
+
+
+def is_decimal(word):
+    """Whether the bytes or text are ASCII digits with at most one point; float() takes much else besides."""
+    word = os.fsencode(word)
+    return word.replace(b'.', b'', 1).isdigit() and len(word) < 40
+
+
+# -- who this host is -------------------------------------------------------------------------
+
+def host_identity(tree, configured):
+    """{datacenter ... ipv6}: what is configured, else what the host says of itself, else ''."""
+    identity = dict(configured)
+    if not identity['hostname']:
+        identity['hostname'] = host_name(tree)
+    if not identity['ipv4'] or not identity['ipv6']:
+        interface, routes = default_route(tree)
+        identity['ipv4'] = identity['ipv4'] or ipv4_address(tree, routes)
+        identity['ipv6'] = identity['ipv6'] or ipv6_address(tree, interface)
+    return identity
+
+
+def host_name(tree):
+    """The kernel's answer; under a foreign root etc/hostname comes first."""
+    for name in ('etc/hostname', 'proc/sys/kernel/hostname') if tree.foreign else ('proc/sys/kernel/hostname',):
+        try:
+            return tree.read(name).decode('utf-8', 'replace').strip().replace('\0', '')
+        except Absent:
+            pass
+    return ''
+
+
+def default_route(tree):
+    """(interface, [(network, mask)]) of the default route with the lowest metric; (None, []) without one.
+
+    proc/net/route: `eth0 00000000 0102A8C0 0003 0 0 100 00000000 0 0 0`, addresses as the machine keeps them.
+    """
+    best, routes = None, []
+    try:
+        lines = tree.read('proc/net/route').split(b'\n')[1:]
+    except Absent:
+        return None, []
+    for line in lines:
+        words = line.split()
+        try:
+            destination, flags, metric, mask = (int(words[1], 16), int(words[3], 16), int(words[6]), int(words[7], 16))
+        except (ValueError, IndexError):
+            continue
+        if not flags & 1:
+            continue
+        if not destination and not mask:
+            best = min(best, (metric, words[0])) if best else (metric, words[0])
+        elif not flags & 2:                     # no gateway: the interface is in that network itself
+            routes.append((words[0], destination, mask))
+    interface = best and best[1]
+    return interface, [(d, m) for name, d, m in routes if name == interface]
+
+
+def ipv4_address(tree, routes):
+    """The first local address of proc/net/fib_trie that lies in one of the networks, or ''."""
+    try:
+        lines = tree.read('proc/net/fib_trie').split(b'\n')
+    except Absent:
+        return ''
+    for i, line in enumerate(lines[:-1]):
+        words = line.split()
+        if words[:1] == [b'|--'] and lines[i + 1].split() == [b'/32', b'host', b'LOCAL']:
+            try:
+                value = struct.unpack('=I', _socket.inet_aton(words[1].decode()))[0]
+            except (OSError, ValueError):
+                continue
+            if any(value & mask == network for network, mask in routes):
+                return words[1].decode()
+    return ''
+
+
+def ipv6_address(tree, interface):
+    """The interface's first global address in proc/net/if_inet6 that is meant to stay, or ''.
+
+    `20010db8000000000000000000000001 02 40 00 80 eth0`: address, index, prefix, scope, flags, name.
+    """
+    try:
+        lines = tree.read('proc/net/if_inet6').split(b'\n')
+    except Absent:
+        return ''
+    for line in lines:
+        words = line.split()
+        try:
+            passing = int(words[4], 16) & 0x61          # temporary, deprecated, tentative
+            if words[5] == interface and words[3] == b'00' and not passing:
+                return _socket.inet_ntop(_socket.AF_INET6, bytes.fromhex(words[0].decode()))
+        except (ValueError, IndexError, OSError):
+            pass
+    return ''
+
+
+def narrow_counters(tree):
+    """Whether the kernel counts in 32 bits: it has LowTotal, or under 4 GiB of VmallocTotal; None = unknown."""
+    try:
+        data = b'\n' + tree.read('proc/meminfo')
+    except Absent:
+        return None
+    start = data.find(b'\nVmallocTotal:')
+    words = data[start + 14:].split(None, 1) if start >= 0 else []
+    return b'\nLowTotal:' in data or bool(words and words[0].isdigit() and int(words[0]) < 4 << 20)
+
+
+# == 4 MODULES: what the columns of each kernel file mean =======================================
+
+U64 = 1 << 64
+NEVER = None, None              # a line, and what came of it
+MOST_KNOWN = 100000             # names that are remembered: devices may come and go for years
+
+
+def counters(words):
+    """The ints of words of ASCII digits under 2^64; ValueError for all else that int() would take."""
+    if not b''.join(words).isdigit():
+        raise ValueError
+    row = list(map(int, words))
+    if max(row) >= U64:
+        raise ValueError
+    return row
+
+
+def decimals(words):
+    """The floats of words such as b'0.01'; ValueError for nan, inf, 1e5 and signs."""
+    if not all(map(is_decimal, words)):
+        raise ValueError
+    return list(map(float, words))
+
+
+def whole_lines(tree, data):
+    """The lines of a kernel file. What stands behind the last line end was torn off: it is dropped,
+    for half a number looks like a number."""
+    lines = data.split(b'\n')
+    if lines.pop():
+        tree.bad_line()
+    return lines
+
+
+def matcher(globs):
+    """Text -> whether it matches one of the shell patterns and none of those that begin with `!`.
+
+    A list that begins with a `!` takes away from everything.
+    """
+    wanted = [g for g in globs if not g.startswith('!')]
+    refused = [g[1:] for g in globs if g.startswith('!')]
+    if refused and globs[0].startswith('!'):
+        wanted.append('*')
+    return lambda name: any(glob(g, name) for g in wanted) and not any(glob(g, name) for g in refused)
+
+
+def glob(pattern, name):
+    """Whether the shell pattern (`*`, `?`, `[a-z]`, `[!a]`) matches the whole name; `*` takes dots too."""
+    p = n = 0
+    star, mark = -1, 0
+    while n < len(name):
+        fits, after = glob_one(pattern, p, name[n])
+        if pattern[p:p + 1] == '*':
+            star, mark, p = p, n, p + 1
+        elif fits:
+            p, n = after, n + 1
+        elif star >= 0:
+            mark += 1
+            p, n = star + 1, mark
+        else:
+            return False
+    return not pattern[p:].strip('*')
+
+
+def glob_one(pattern, at, letter):
+    """(whether the one-letter pattern at `at` takes the letter, where the next one begins)"""
+    if pattern[at:at + 1] != '[':
+        return pattern[at:at + 1] in (letter, '?'), at + 1
+    end = pattern.find(']', at + 2 + (pattern[at + 1:at + 2] == '!'))
+    if end < 0:
+        return letter == '[', at + 1
+    inside = pattern[at + 1:end]
+    taken, i = False, inside.startswith('!')
+    while i < len(inside):
+        if inside[i + 1:i + 2] == '-' and i + 2 < len(inside):
+            taken |= inside[i] <= letter <= inside[i + 2]
+            i += 3
+        else:
+            taken |= inside[i] == letter
+            i += 1
+    return taken != inside.startswith('!'), end + 1
+
+
+# -- cpu: proc/stat (proc(5)) -----------------------------------------------------------------
+
+def cpu_states():
+    """The ten columns of a `cpu` line, USER_HZ ticks. Old kernels have fewer: 4 before 2.5.41, steal
+    since 2.6.11, guest since 2.6.24, guest_nice since 2.6.33. iowait and idle may go backwards."""
+    return (
+        Metric('user', SHARE, 'percent', 'Time in user mode, without guests', less='guest'),
+        Metric('nice', SHARE, 'percent', 'Time in user mode at low priority, without guests', less='guest_nice'),
+        Metric('system', SHARE, 'percent', 'Time in kernel mode'),
+        Metric('idle', SHARE, 'percent', 'Time idle'),
+        Metric('iowait', SHARE, 'percent', 'Time idle while a disk request was waited for'),
+        Metric('irq', SHARE, 'percent', 'Time in hard interrupts'),
+        Metric('softirq', SHARE, 'percent', 'Time in soft interrupts'),
+        Metric('steal', SHARE, 'percent', 'Time that the hypervisor gave to others (since 2.6.11)'),
+        Metric('guest', SHARE, 'percent', 'Time that ran guests (since 2.6.24)'),
+        Metric('guest_nice', SHARE, 'percent', 'Time that ran guests at low priority (since 2.6.33)'))
+
+
+CPU = Table('cpu', cpu_states(), source='proc/stat')
+CPU_CORE = Table('cpu', cpu_states(), labels=('cpu',), source='proc/stat')
+CPU_EVENTS = Table('cpu', source='proc/stat', columns=(
+    Metric('cores', RAW, '', 'cpuN lines'),
+    Metric('ctxt_per_sec', COUNTER, '', 'Context switches'),
+    Metric('ctxt_per_sec_per_core', COUNTER, '', 'Context switches per core', of=('ctxt_per_sec',), over=('cores',)),
+    Metric('procs_forked_per_sec', COUNTER, '', 'Processes and threads created'),
+    Metric('procs_running', GAUGE, '', 'Threads that run or could run'),
+    Metric('procs_blocked', GAUGE, '', 'Threads that wait for a disk'),
+    Metric('intr_per_sec', COUNTER, '', 'Interrupts')))
+
+
+@module('cpu', 'Processor time by state, context switches, forks, interrupts: proc/stat',
+        [Option('per_core', boolean, False, 'The states of each core too')], CPU, CPU_EVENTS, CPU_CORE)
+def cpu(tree, options, memory):
+    """proc/stat: `cpu  2255 34 2290 22625563 6290 127 456 0 0 0`, then cpu0 ..., `intr 114930548 113199788 ...`"""
+    data = tree.read('proc/stat')
+    first = data.split(b'\n', 1)[0]
+    if first.startswith(b'cpu ') and len(first) < len(data):
+        yield from state_row(tree, CPU, (), first)
+    yield CPU_EVENTS, (), [
+        core_count(data) or ABSENT,
+        first_number(data, b'\nctxt '), first_number(data, b'\nprocesses '), first_number(data, b'\nprocs_running '),
+        first_number(data, b'\nprocs_blocked '), first_number(data, b'\nintr ')]
+    if options.per_core:
+        for line in whole_lines(tree, data[:data.find(b'\n', data.rfind(b'\ncpu') + 1) + 1])[1:]:
+            name = line.split(b' ', 1)[0]
+            if name[:3] == b'cpu' and name[3:].isdigit():
+                yield from state_row(tree, CPU_CORE, (name.decode(),), line)
+
+
+def state_row(tree, table, labels, line):
+    """The row of one `cpu` line; none when it is garbage."""
+    try:
+        row = counters(line.split()[1:])
+        if len(row) < 4:
+            raise ValueError
+        yield table, labels, row
+    except ValueError:
+        tree.bad_line()
+
+
+def core_count(data):
+    """How many `cpuN` lines there are."""
+    return sum(1 for line in data[:data.rfind(b'\ncpu') + 5].split(b'\ncpu')[1:] if line[:1].isdigit())
+
+
+def first_number(data, key):
+    """The int behind a key such as b'\\nctxt '; a hole when it is not there or its line is torn."""
+    start = data.find(key)
+    end = data.find(b'\n', start + 1)
+    if start < 0 or end < 0:
+        return ABSENT
+    word = data[start + len(key):end].split(None, 1)
+    return int(word[0]) if word and word[0].isdigit() and len(word[0]) <= 20 else ABSENT
+
+
+# -- load: proc/loadavg -----------------------------------------------------------------------
+
+LOAD = Table('load', source='proc/loadavg', columns=(
+    Metric('one', REAL, '', 'Threads that run, could run or wait for a disk, average of one minute'),
+    Metric('five', REAL, '', 'The same, five minutes'),
+    Metric('fifteen', REAL, '', 'The same, fifteen minutes'),
+    Metric('runnable_entities', GAUGE, '', 'Threads that run or could run'),
+    Metric('total_entities', GAUGE, '', 'Threads that exist')))
+
+
+@module('load', 'Load averages: proc/loadavg', [], LOAD)
+def load(tree, options, memory):
+    """proc/loadavg: `0.01 0.04 0.05 2/321 4242`"""
+    words = tree.read('proc/loadavg').split()
+    entities = words[3].split(b'/') if len(words) == 5 else []
+    if len(entities) != 2 or not words[4].isdigit():
+        raise ValueError('proc/loadavg')
+    yield LOAD, (), decimals(words[:3]) + counters(entities)
+
+
+# -- disk: proc/diskstats (Documentation/admin-guide/iostats.rst) -----------------------------
+
+SECTOR = 512                    # bytes, whatever the device says of its own
+
+DISK = Table('disk', labels=('device',), source='proc/diskstats', columns=(
+    Metric('number', IDENTITY, '', 'major:minor'),
+    Metric('reads', COUNTER, '', 'Reads completed'),
+    Metric('reads_merged', COUNTER, '', 'Adjacent reads merged into one request'),
+    Metric('read_sectors', COUNTER, '', 'Sectors of 512 bytes read'),
+    # The ms columns are 32 bits wide on every kernel: they wrap after 49.7 days of waiting.
+    Metric('read_time', COUNTER32, 'ms/s', 'Time that reads took, all added up'),
+    Metric('writes', COUNTER, '', 'Writes completed'),
+    Metric('writes_merged', COUNTER, '', 'Adjacent writes merged into one request'),
+    Metric('write_sectors', COUNTER, '', 'Sectors of 512 bytes written'),
+    Metric('write_time', COUNTER32, 'ms/s', 'Time that writes took, all added up'),
+    Metric('io', GAUGE, '', 'Requests in flight'),
+    Metric('io_time', COUNTER32, 'ms/s', 'Time with requests in flight'),
+    Metric('io_weighted_time', COUNTER32, 'ms/s', 'Time with requests in flight, times their number'),
+    Metric('discards', COUNTER, '', 'Discards completed (since 4.18)'),
+    Metric('discards_merged', COUNTER, '', 'Adjacent discards merged into one request (since 4.18)'),
+    Metric('discard_sectors', COUNTER, '', 'Sectors of 512 bytes discarded (since 4.18)'),
+    Metric('discard_time', COUNTER32, 'ms/s', 'Time that discards took, all added up (since 4.18)'),
+    Metric('flushes', COUNTER, '', 'Flushes completed (since 5.5)'),
+    Metric('flush_time', COUNTER32, 'ms/s', 'Time that flushes took, all added up (since 5.5)'),
+    Metric('read_thruput', COUNTER, 'B/s', 'Bytes read', of=('read_sectors',), scale=SECTOR),
+    Metric('write_thruput', COUNTER, 'B/s', 'Bytes written', of=('write_sectors',), scale=SECTOR),
+    Metric('util', BUSY, 'percent', 'Share of the time with requests in flight', of=('io_time',)),
+    Metric('await', RATIO, 'ms', 'Mean time of a request, queueing included',
+           of=('read_time', 'write_time', 'discard_time'), over=('reads', 'writes', 'discards')),
+    Metric('read_await', RATIO, 'ms', 'Mean time of a read', of=('read_time',), over=('reads',)),
+    Metric('write_await', RATIO, 'ms', 'Mean time of a write', of=('write_time',), over=('writes',)),
+    Metric('queue', COUNTER, '', 'Mean number of requests in flight', of=('io_weighted_time',), scale=0.001),
+    Metric('request_size', RATIO, 'KB', 'Mean size of a request', scale=SECTOR / 1024,
+           of=('read_sectors', 'write_sectors', 'discard_sectors'), over=('reads', 'writes', 'discards'))))
+
+# 2.6.0 to 2.6.24 gave partitions four columns, of another meaning than the first four of a disk.
+OLD_PARTITION = Table('disk', labels=('device',), source='proc/diskstats', columns=tuple(
+    m for m in DISK.columns if m.name in ('number', 'reads', 'read_sectors', 'writes', 'write_sectors',
+                                          'read_thruput', 'write_thruput', 'request_size')))
+
+DISK_OPTIONS = [
+    Option('devices', patterns, ['*', '!loop*', '!ram*', '!zram*'], 'Patterns of devices; ! takes away'),
+    Option('partitions', boolean, False, 'Partitions too, not only whole disks'),
+]
+
+
+@module('disk', 'Disk requests, times and sizes: proc/diskstats', DISK_OPTIONS, DISK)
+def disk(tree, options, memory):
+    """proc/diskstats: `8 0 sda 87 12 900 33 5 1 48 2 0 21 35 ...` (14, 18 or 20 columns; partitions once 7)"""
+    seen = memory.setdefault('lines', {})
+    for head, line in disk_lines(tree):
+        last, known = seen.get(head, NEVER)
+        if last != line:                        # an idle device has the line that it had
+            known = seen[head] = disk_row(tree, options, memory, head, line)
+            seen[head] = line, known
+            if len(seen) > MOST_KNOWN:
+                seen.clear()
+        if known:
+            yield known
+
+
+def disk_row(tree, options, memory, head, line):
+    """(table, labels, row) of one line of a device that is kept; None for others, and for garbage."""
+    try:
+        number, name = disk_number(head)
+        row = counters(line.split())
+        if len(row) != 4 and len(row) < 11:
+            raise ValueError
+    except ValueError:
+        tree.bad_line()
+        return None
+    labels = disk_labels(tree, options, memory, name, number, len(row) == 4)
+    if len(row) == 4:
+        return labels and (OLD_PARTITION, labels, [number] + row)
+    if row[8] >= 1 << 31:                       # some drivers count below zero; that number is unknown
+        row[8] = ABSENT
+    return labels and (DISK, labels, [number] + row[:17])
+
+
+def disk_lines(tree):
+    """(b'8 0 sda', b'87 12 900 ...') for each line of proc/diskstats."""
+    for line in whole_lines(tree, tree.read('proc/diskstats')):
+        words = line.split(None, 3)
+        if len(words) == 4:
+            yield (words[0], words[1], words[2]), words[3]
+        elif words:
+            tree.bad_line()
+
+
+def disk_number(head):
+    """(major and minor in one int, name) of the first three words of a line."""
+    if not (head[0] + head[1]).isdigit() or len(head[0]) > 9 or len(head[1]) > 9:
+        raise ValueError
+    return int(head[0]) << 32 | int(head[1]), head[2]
+
+
+def disk_labels(tree, options, memory, name, number, old):
+    """The labels of a device that is kept, or None. Decided once per device.
+
+    Whole disks are those in sys/block (there `/` is `!`); without it a name is a partition when
+    another name plus digits (plus p and digits, after a digit) makes it, or it has 7 columns.
+    """
+    known = memory.setdefault('devices', {})
+    if (name, number) not in known:
+        keep = memory.setdefault('matcher', matcher(options.devices))
+        text = name.decode('utf-8', 'replace')
+        labels = (text,) if keep(text) or text in options.devices else None
+        if labels and not options.partitions and text not in options.devices:
+            labels = None if is_partition(name, old, tree) else labels
+        if len(known) > MOST_KNOWN:
+            known.clear()
+        known[name, number] = labels
+    return known[name, number]
+
+
+def whole_disks(tree):
+    """The names in sys/block, or None without it."""
+    try:
+        return set(n.replace(b'!', b'/') for n in tree.list('sys/block'))
+    except Absent:
+        return None
+
+
+def is_partition(name, old, tree):
+    whole = tree.ask('whole disks', whole_disks)
+    if whole is not None or old:
+        return old or name not in whole
+    base = name.rstrip(b'0123456789')
+    names = tree.ask('disks', lambda tree: set(head[2] for head, line in disk_lines(tree)))
+    return base != name and (base in names or base[-1:] == b'p' and base[-2:-1].isdigit() and base[:-1] in names)
+
+
+# -- network: proc/net/dev --------------------------------------------------------------------
+
+NETWORK = Table('net', labels=('interface',), source='proc/net/dev', columns=(
+    Metric('rx_bytes', COUNTER, 'B/s', 'Bytes received'),
+    Metric('rx_packets', COUNTER, '', 'Packets received'),
+    Metric('rx_errs', COUNTER, '', 'Bad packets received'),
+    Metric('rx_drop', COUNTER, '', 'Packets received and dropped'),
+    Metric('rx_fifo', COUNTER, '', 'Receive buffer overruns'),
+    Metric('rx_frame', COUNTER, '', 'Framing errors'),
+    Metric('rx_compressed', COUNTER, '', 'Compressed packets received'),
+    Metric('rx_multicast', COUNTER, '', 'Multicast packets received'),
+    Metric('tx_bytes', COUNTER, 'B/s', 'Bytes sent'),
+    Metric('tx_packets', COUNTER, '', 'Packets sent'),
+    Metric('tx_errs', COUNTER, '', 'Packets that could not be sent'),
+    Metric('tx_drop', COUNTER, '', 'Packets dropped before they were sent'),
+    Metric('tx_fifo', COUNTER, '', 'Send buffer underruns'),
+    Metric('tx_colls', COUNTER, '', 'Collisions'),
+    Metric('tx_carrier', COUNTER, '', 'Losses of carrier'),
+    Metric('tx_compressed', COUNTER, '', 'Compressed packets sent'),
+    Metric('rx_bits', COUNTER, 'bit/s', 'Bits received', of=('rx_bytes',), scale=8),
+    Metric('tx_bits', COUNTER, 'bit/s', 'Bits sent', of=('tx_bytes',), scale=8)))
+
+
+@module('network', 'Traffic, errors and drops of network interfaces: proc/net/dev', [
+    Option('interfaces', patterns,
+           ['!lo', '!veth*', '!br-*', '!docker*', '!cali*', '!lxc*', '!ifb*', '!tap*', '!vnet*'],
+           'Patterns of interfaces; ! takes away; ["*"] is everything')], NETWORK)
+def network(tree, options, memory):
+    """proc/net/dev: two lines of heading, then `  eth0: 1296 12 0 0 0 0 0 0 996 9 0 0 0 0 0 0`
+
+    Old kernels put no blank behind the colon; the name of an alias has colons itself.
+    """
+    seen = memory.setdefault('lines', {})
+    for line in whole_lines(tree, tree.read('proc/net/dev'))[2:]:
+        name, colon, rest = line.rpartition(b':')
+        last, known = seen.get(name, NEVER)
+        if last != rest:                        # an idle interface has the line that it had
+            known = interface_row(tree, options, memory, name, rest)
+            seen[name] = rest, known
+            if len(seen) > MOST_KNOWN:
+                seen.clear()
+        if known:
+            yield known
+
+
+def interface_row(tree, options, memory, name, rest):
+    """(table, labels, row) of an interface that is kept; None for others, and for garbage."""
+    known = memory.setdefault('interfaces', {})
+    if name not in known:
+        keep = memory.setdefault('matcher', matcher(options.interfaces))
+        text = name.strip(b' ').decode('utf-8', 'replace')
+        if len(known) > MOST_KNOWN:
+            known.clear()
+        known[name] = (text,) if text and keep(text) else None
+    if known[name] is None and name:
+        return None
+    try:
+        row = counters(rest.split())
+        if len(row) < 16 or not known[name]:
+            raise ValueError
+    except ValueError:
+        tree.bad_line()
+        return None
+    return NETWORK, known[name], row[:16]
+
+
+# -- memory: proc/meminfo ---------------------------------------------------------------------
+
+MEMINFO = OpenTable('mem', 'B', 'As in proc/meminfo, lower case, "(" to "_"', source='proc/meminfo')
+MEMORY = Table('mem', source='proc/meminfo', columns=(
+    Metric('used', GAUGE, 'B', 'Total less available; before 3.14 less free, buffers, cached and sreclaimable'),
+    Metric('used_percent', REAL, 'percent', 'The same as a share of the total')))
+
+
+@module('memory', 'Memory by use: proc/meminfo', [], MEMINFO, MEMORY)
+def memory_use(tree, options, memory):
+    """proc/meminfo: `MemTotal:       24684092 kB`, `HugePages_Total:       0`, `Active(anon):      4567 kB`"""
+    data = tree.read('proc/meminfo')
+    words = data.split()
+    if memory.get('words') and len(words) == memory['length'] and memory['words'](words) == memory['shape']:
+        numbers = memory['numbers'](words)      # the same lines as last time: nearly always
+        if b''.join(numbers).isdigit() and data.endswith(b'\n') and len(max(numbers, key=len)) <= 20:
+            yield from meminfo_rows(memory, list(map(mul, map(int, numbers), memory['scales'])))
+            return
+    columns, values = [], []
+    for line in whole_lines(tree, data):
+        name, _, rest = line.partition(b':')
+        right = rest.split()
+        if right and right[0].isdigit() and len(right[0]) <= 20 and (len(right) == 1 or right[1:] == [b'kB']):
+            columns.append((name, len(right)))
+            values.append(int(right[0]) << 10 if len(right) == 2 else int(right[0]))
+        elif line:
+            tree.bad_line()
+    if not columns:
+        raise ValueError('proc/meminfo')
+    if memory.get('columns') != columns:
+        memory['columns'], memory['table'] = columns, meminfo_table(tree, columns)
+        memory['inputs'] = {m.name: i for i, m in reversed(list(enumerate(memory['table'].raw)))
+                            if m.name in MEMORY_INPUTS}
+    memory['words'] = None
+    if len(columns) > 1 and data.count(b'\n') == len(columns):
+        meminfo_shape(memory, words, columns)
+    yield from meminfo_rows(memory, values)
+
+
+def meminfo_shape(memory, words, columns):
+    """Remembers where the numbers are among the words, so that the same lines are read at once."""
+    starts, at = [], 0
+    for name, count in columns:
+        starts.append(at + 1)
+        at += 1 + count
+    if at != len(words) or any(w[-1:] != b':' for w in itemgetter(*[i - 1 for i in starts])(words)):
+        return                                  # a name with blanks in it
+    others = [i for i in range(at) if i not in starts]
+    memory['words'], memory['numbers'] = itemgetter(*others), itemgetter(*starts)
+    memory['shape'], memory['length'] = memory['words'](words), at
+    memory['scales'] = [1024 if count == 2 else 1 for name, count in columns]
+
+
+def meminfo_rows(memory, values):
+    yield memory['table'], (), values
+    used = memory_used({name: values[i] for name, i in memory['inputs'].items()})
+    if used:
+        yield MEMORY, (), used
+
+
+MEMORY_INPUTS = ('memtotal', 'memavailable', 'memfree', 'buffers', 'cached', 'sreclaimable')
+
+
+def meminfo_table(tree, columns):
+    """The table of these lines; a line whose name is no name is hidden."""
+    plain = b'abcdefghijklmnopqrstuvwxyz0123456789_()'
+    out, seen = [], set()
+    for name, words in columns:
+        low = name.lower()
+        shown = low.replace(b'(', b'_').replace(b')', b'').decode('ascii', 'replace')
+        bad = not low or shown in seen or bool(low.translate(None, plain))
+        if bad:
+            tree.bad_line()
+        seen.add(shown)
+        out.append((shown, RAW if bad else GAUGE, 'B' if words == 2 else ''))
+    return MEMINFO.of(out)
+
+
+def memory_used(known):
+    """[used bytes, used percent], or None when a part is not known."""
+    try:
+        if 'memavailable' in known:
+            used = known['memtotal'] - known['memavailable']
+        else:
+            used = (known['memtotal'] - known['memfree'] - known['buffers'] - known['cached']
+                    - known.get('sreclaimable', 0))     # counted apart since 2.6.19
+    except KeyError:
+        return None
+    if used < 0 or not known['memtotal']:
+        return None
+    return [used, 100.0 * used / known['memtotal']]
+
+
+# -- system: what changes seldom --------------------------------------------------------------
+
+CPU_CORES = Table('cpu', source='proc/stat', columns=(
+    Metric('cores', GAUGE, '', 'Cores in use'),))
+CPU_SPEED = Table('cpu', source='proc/cpuinfo', columns=(
+    Metric('speed', REAL, 'MHz', 'Mean clock of the cores'),))
+CPU_CACHE = Table('cpu', source='proc/cpuinfo', columns=(
+    Metric('cache_size', GAUGE, 'KB', 'Cache of the first core'),))
+DISK_COUNT = Table('disk', source='proc/diskstats', columns=(
+    Metric('count', GAUGE, '', 'Disks that the disk module keeps'),))
+UPTIME = Table('system', source='proc/uptime', columns=(
+    Metric('uptime', REAL, 's', 'Time since the start of the system'),))
+BOOT_TIME = Table('system', source='proc/stat', columns=(
+    Metric('boot_time', GAUGE, 's', 'Unix time of that start'),))
+FILE_HANDLES = Table('system', source='proc/sys/fs/file-nr', columns=(
+    Metric('file_handles', GAUGE, '', 'Open file handles'),))
+
+
+@module('system', 'Cores, clock, disks, uptime, open files: proc/stat, proc/cpuinfo, proc/uptime, ...', [],
+        CPU_CORES, borrows='disk')
+def cores(tree, options, memory):
+    count = core_count(tree.read('proc/stat'))
+    if count:
+        yield CPU_CORES, (), [count]
+
+
+@module('system', '', [], CPU_SPEED, CPU_CACHE)
+def cpuinfo(tree, options, memory):
+    """proc/cpuinfo: `cpu MHz\\t\\t: 2899.998`, `cache size\\t: 36608 KB`; not on every architecture"""
+    data = b'\n' + tree.read('proc/cpuinfo')
+    speeds = [part[:part.find(b'\n')].partition(b':')[2].strip() for part in data.split(b'\ncpu MHz')[1:] if b'\n' in part]
+    speeds = [float(speed) for speed in speeds if is_decimal(speed)]
+    if speeds:
+        yield CPU_SPEED, (), [sum(speeds) / len(speeds)]
+    for part in data.split(b'\ncache size')[1:2]:
+        words = part[:part.find(b'\n')].partition(b':')[2].split()
+        if len(words) == 2 and words[0].isdigit() and len(words[0]) <= 20 and words[1] == b'KB':
+            yield CPU_CACHE, (), [int(words[0])]
+
+
+@module('system', '', [], DISK_COUNT)
+def disk_count(tree, options, memory):
+    names, seen = set(), memory.setdefault('lines', {})
+    for head, line in disk_lines(tree):
+        if head not in seen:
+            seen[head] = disk_row(tree, options.disk, memory, head, line)
+        if seen[head]:
+            names.add(head[2])
+    yield DISK_COUNT, (), [len(names)]
+
+
+@module('system', '', [], UPTIME)
+def uptime(tree, options, memory):
+    """proc/uptime: `350735.47 234388.90`"""
+    words = tree.read('proc/uptime').split()
+    if len(words) != 2:
+        raise ValueError('proc/uptime')
+    yield UPTIME, (), decimals(words)[:1]
+
+
+@module('system', '', [], BOOT_TIME)
+def boot_time(tree, options, memory):
+    value = first_number(tree.read('proc/stat'), b'\nbtime ')
+    if value == value:
+        yield BOOT_TIME, (), [value]
+
+
+@module('system', '', [], FILE_HANDLES)
+def file_handles(tree, options, memory):
+    """proc/sys/fs/file-nr: `1184\\t0\\t9223372036854775807`: allocated, free, most"""
+    words = tree.read('proc/sys/fs/file-nr').split()
+    if len(words) != 3:
+        raise ValueError('proc/sys/fs/file-nr')
+    yield FILE_HANDLES, (), counters(words)[:1]
+
+
+# -- self: the agent, as it sees itself -------------------------------------------------------
+
+SELF = Table('self', source='the agent', columns=(
+    Metric('cpu', REAL, 's', 'Processor time used since the start'),
+    Metric('rss', GAUGE, 'B', 'Resident memory'),
+    Metric('ticks', GAUGE, '', 'Ticks since the start'),
+    Metric('ticks_late', GAUGE, '', 'Ticks that began more than a tenth of an interval late'),
+    Metric('ticks_skipped', GAUGE, '', 'Ticks that were not held since the one before took too long'),
+    Metric('late', REAL, 's', 'How late this tick began')))
+SELF_MODULE = Table('self', labels=('module',), source='the agent', columns=(
+    Metric('module_duration', REAL, 's', 'Time that the last reading took'),
+    Metric('module_errors', GAUGE, '', 'Readings that failed and lines that were garbage, since the start')))
+SELF_EMITTER = Table('self', labels=('emitter',), source='the agent', columns=(
+    Metric('emitter_accepted', GAUGE, '', 'Ticks taken for this sink'),
+    Metric('emitter_acknowledged', GAUGE, '', 'Ticks that the sink acknowledged'),
+    Metric('emitter_sent', GAUGE, '', 'Ticks handed to a sink that acknowledges nothing'),
+    Metric('emitter_dropped', GAUGE, '', 'Ticks lost since too many waited or the end came'),
+    Metric('emitter_quarantined', GAUGE, '', 'Ticks that the sink refused, in whole or in part'),
+    Metric('emitter_damaged', GAUGE, '', 'Ticks that could not be read back'),
+    Metric('emitter_pending', GAUGE, '', 'Ticks that wait'),
+    Metric('emitter_refused_points', GAUGE, '', 'Points that the sink refused'),
+    Metric('emitter_lag', REAL, 's', 'Age of the oldest tick that waits'),
+    Metric('emitter_last_error', GAUGE, '', 'Unix time of the last failure')))
+
+
+@module('self', 'What the agent itself costs, and what became of every tick', [], SELF, SELF_MODULE, SELF_EMITTER)
+def own_figures(tree, options, memory):
+    """The rows that the agent has ready in memory['account'], since no file has them."""
+    return memory['account']()
+
+
+# == 5 RATES: counters to rates, shares and ratios; resets, wraps, priming ======================
+
+WRAP = 1 << 32
+EXACT = 1 << 53                 # a double holds whole numbers up to here
+
+
+class Plan:
+    """How rows of one table and width become values: what to compute, in which order to show it.
+
+    All rows of the table go through a few comprehensions together, which is what makes one disk
+    cheap and 3,000 interfaces too: `pool` holds every row as it stands, then its rates, then the
+    derived columns, and `order` picks from it what is shown, row by row.
+    """
+
+    def __init__(self, table, width, rows):
+        raw = table.raw[:width]
+        at = {m.name: i for i, m in enumerate(raw)}
+        self.width, self.rows, self.shown = width, rows, table.shown(width)
+        self.counters = [(i, m.kind) for i, m in enumerate(raw) if m.kind in COUNTERS]
+        self.identity = [i for i, m in enumerate(raw) if m.kind == IDENTITY]
+        self.less = [(at[m.name], at[m.less]) for m in raw if m.less in at]
+        self.shares = any(m.kind == SHARE for m in raw)
+        self.plain = not self.counters
+        self.whole = [i for i, m in enumerate(raw) if m.kind == GAUGE]
+        self.steps = [(m.kind, [at[n] for n in m.of if n in at], [at[n] for n in m.over if n in at], m.scale)
+                      for m in self.shown if m.of]
+        size, derived = width * rows, 0
+        places = []                             # of the metrics of the first row: (index in pool, step to the next row)
+        for m in self.shown:
+            if m.of:
+                places.append((2 * size + derived * rows, 1))
+                derived += 1
+            else:
+                places.append((at[m.name] + (0 if m.kind in (GAUGE, REAL) else size), width))
+        order = [place + i * step for i in range(rows) for place, step in places]
+        self.order = None if order == list(range(size)) else order[0:1] * 2 if len(order) == 1 else order
+        self.pick = itemgetter(*self.order) if self.order else None
+        self.count = len(order)
+        checked = [i + r * width for r in range(rows) for i, kind in self.counters]
+        self.checked = itemgetter(*checked * (2 if len(checked) == 1 else 1)) if 0 < len(checked) < size else None
+
+    def values(self, now, before, primed, elapsed, narrow):
+        """The values of all rows, as shown. now, before: all rows one behind the other; primed: the
+        rows that have no reading before this one."""
+        if self.plain:
+            pool = now
+        else:
+            growth = list(map(sub, now, before))
+            dead = set(primed if elapsed > 0 else range(self.rows))
+            if not min(self.checked(growth) if self.checked else growth) >= 0:      # perhaps a NaN
+                dead |= self.mend(growth, before, narrow)
+            for i in self.identity:
+                if any(growth[i::self.width]):
+                    dead |= set(r for r, g in enumerate(growth[i::self.width]) if g)
+            for row in dead:
+                for i, kind in self.counters:
+                    growth[row * self.width + i] = ABSENT
+            pool = now + (self.share(growth) if self.shares else [g / elapsed for g in growth] if elapsed > 0 else growth)
+            for kind, of, over, scale in self.steps:
+                pool += self.derive(kind, growth, now, of, over, scale, elapsed)
+        return list(self.pick(pool)[:self.count]) if self.pick else pool
+
+    def mend(self, growth, before, narrow):
+        """Mends what fell: a wrap, a share that is clamped, or else a hole. Gives the rows of which
+        more than half the counters fell: those began anew."""
+        falls = {}
+        for c, kind in self.counters:
+            for i in range(c, len(growth), self.width):
+                if growth[i] < 0:
+                    if (narrow or kind == COUNTER32) and WRAP // 2 <= before[i] < WRAP:
+                        growth[i] += WRAP
+                    else:
+                        growth[i] = 0 if kind == SHARE else ABSENT
+                        falls[i // self.width] = falls.get(i // self.width, 0) + 1
+        return set(row for row, n in falls.items() if 2 * n > len(self.counters))
+
+    def share(self, growth):
+        """Each column in percent of its row's growth; a row that did not grow at all has holes."""
+        out = []
+        for start in range(0, len(growth), self.width):
+            row = growth[start:start + self.width]
+            for whole, part in self.less:
+                row[whole] = row[whole] - row[part] if row[whole] > row[part] else row[whole] * 0
+            total = sum(row)
+            factor = 100.0 / total if total else ABSENT
+            out += [g * factor for g in row]
+        return out
+
+    def derive(self, kind, growth, now, of, over, scale, elapsed):
+        """The column of a metric that is computed from others, one value per row."""
+        wide = self.width
+        grown = growth[of[0]::wide] if len(of) == 1 else list(map(sum, zip(*[growth[c::wide] for c in of])))
+        if kind == RATIO:
+            under = growth[over[0]::wide] if len(over) == 1 else map(sum, zip(*[growth[c::wide] for c in over]))
+            return [g * scale / u if u else ABSENT for g, u in zip(grown, under)]
+        if elapsed <= 0:
+            return [ABSENT] * self.rows
+        factor = (0.1 if kind == BUSY else scale) / elapsed
+        if kind == BUSY:
+            return [100.0 if g * factor > 100 else g * factor for g in grown]
+        if over:
+            return [g * factor / n if n else ABSENT for g, n in zip(grown, now[over[0]::wide])]
+        return [g * factor for g in grown]
+
+
+class Rates:
+    """What one module part yielded last, and what it yields now in terms of that.
+
+    feed(rows, when) gives (series, values): a tuple of Series, the same object while the rows stay
+    the same, and a flat list of numbers in which a value that is not known is a hole. .keys, .now
+    and .when keep the latest raw reading. keep: flat name -> whether anybody wants it.
+    """
+
+    def __init__(self, keep=None):
+        self.keep = keep
+        self.keys, self.now, self.when = [], [], None
+        self.groups, self.series, self.pick, self.known = [], (), None, {}
+        self.large = False
+
+    def feed(self, found, when, narrow=False):
+        keys = [(table, labels, len(row)) for table, labels, row in found]
+        if keys == self.keys:
+            primed = ()
+        else:
+            primed = self.arrange(found, keys)
+            found = self.kept
+        now = [[v for table, labels, row in found[start:end] for v in row] for plan, start, end in self.groups]
+        elapsed = when - self.when if self.when is not None else 0
+        values = []
+        for i, (plan, start, end) in enumerate(self.groups):
+            before = self.now[i] if not primed else primed[i][0]
+            values += plan.values(now[i], before, primed[i][1] if primed else (), elapsed, narrow)
+            if plan.whole and not self.large:
+                self.large = (max(now[i]) > EXACT if plan.plain else
+                              any([max(now[i][c::plan.width]) > EXACT for c in plan.whole]))
+        self.when, self.now = when, now
+        if self.pick is not None:
+            values = [values[i] for i in self.pick]
+        return self.series, values
+
+    def arrange(self, found, keys):
+        """Lays out rows that are not those of the last reading; the first of two with one name counts.
+
+        Gives, for each group, the last readings of its rows (of new ones, this reading) and the numbers
+        of those that are new."""
+        last = {}
+        for (plan, start, end), now in zip(self.groups, self.now):
+            for i in range(end - start):
+                last[self.keys[start + i]] = now[i * plan.width:(i + 1) * plan.width]
+        seen, self.kept, kept_keys = set(), [], []
+        for one, key in zip(found, keys):
+            if key[:2] not in seen:
+                seen.add(key[:2])
+                self.kept.append(one)
+                kept_keys.append(key)
+        self.lay_out(kept_keys)
+        out = []
+        for plan, start, end in self.groups:
+            rows = [last.get(key) for key in kept_keys[start:end]]
+            before = [v for row, one in zip(rows, self.kept[start:end]) for v in (row or one[2])]
+            out.append((before, [i for i, row in enumerate(rows) if row is None]))
+        return out
+
+    def lay_out(self, keys):
+        """Makes the groups of equal rows, the series and the filter for these keys."""
+        self.keys, self.groups, series, start = keys, [], [], 0
+        while start < len(keys):
+            table, labels, width = keys[start]
+            end = start
+            while end < len(keys) and keys[end][0] is table and keys[end][2] == width:
+                end += 1
+            plan = Plan(table, width, end - start)
+            self.groups.append((plan, start, end))
+            for key in keys[start:end]:
+                series += self.known.get(key) or self.name(key, plan)
+            start = end
+        if len(self.known) > 4 * len(keys) + 100:
+            live = set(keys)
+            self.known = {k: v for k, v in self.known.items() if k in live}
+        self.pick = None
+        if self.keep:
+            self.pick = [i for i, s in enumerate(series) if self.keep(s.flat)]
+            series = [series[i] for i in self.pick]
+        self.series = tuple(series)
+
+    def name(self, key, plan):
+        table, labels, width = key
+        series = [Series(table.family, m.name, m.unit, m.kind, table.labels, labels) for m in plan.shown]
+        self.known[key] = series
+        return series
+
+
+class Parts:
+    """The parts of one module, each with its own memory of the last reading.
+
+    A part that fails sits out: the next tick, then twice as long each time, up to a minute; .errors
+    counts, and `said` hears of it once until it works again. read() gives (series, values) pairs.
+    """
+    LONGEST = 60.0
+
+    def __init__(self, name, parts, options, tree, said, memory=None, keep=None, patient=True):
+        self.name, self.options, self.tree, self.said, self.patient = name, options, tree, said, patient
+        self.memory = {} if memory is None else memory
+        self.parts = [[part, Rates(keep), 0, 0.0, False] for part in parts]
+        self.errors, self.large = 0, False
+
+    def read(self, now, narrow=False, iteration=0):
+        """[(series, values)] of the parts that could be read. now: monotonic seconds."""
+        out, tree = [], self.tree
+        for state in self.parts:
+            part, rates, failures, not_before, said = state
+            if failures and self.patient and now < not_before:
+                continue
+            bad = tree.bad_lines
+            try:
+                tree.when = now
+                found = list(part(tree, self.options, self.memory))
+            except (Absent, ValueError, IndexError, KeyError, OverflowError) as error:
+                state[2:5] = failures + 1, now + min(self.LONGEST, 2.0 ** failures) - 0.5, True
+                self.errors += 1
+                if not said:
+                    self.said('warning', '%s: %s' % (self.name, error if isinstance(error, Absent)
+                                                     else 'no use can be made of %s' % (error or 'what was read')))
+                continue
+            self.errors += tree.bad_lines - bad
+            if failures:
+                self.said('info', '%s: %s can be read again' % (self.name, part.__name__))
+                state[2:5] = 0, 0.0, False
+            if found:
+                out.append(rates.feed(found, tree.when, narrow))
+                self.large |= rates.large
+        return out
+
+
+# == 6 ENCODING: byte-level primitives that know no point =======================================
+
+# Here come the primitives of the binary protocols: CRC-32C, varints, AMQP tables, RESP, SigV4, Avro.
+
+def pickle_list(items):
+    """A pickle, protocol 2, of a list of (text, (time, number)): what carbon's pickle port takes.
+
+    Written out by hand since the pickle module costs 1 MB and all that is needed is seven opcodes
+    (CPython, Lib/pickletools.py). No memo, so the bytes do not depend on the interpreter.
+    """
+    out = [b'\x80\x02](']                       # PROTO 2, EMPTY_LIST, MARK
+    for path, stamp, value in items:
+        name = path.encode('ascii', 'replace')
+        out += (struct.pack('<cI', b'X', len(name)), name,              # BINUNICODE
+                struct.pack('<ci', b'J', stamp) if isinstance(stamp, int) and stamp < 1 << 31
+                else struct.pack('>cd', b'G', stamp),                   # BININT or BINFLOAT
+                struct.pack('>cd', b'G', value), b'\x86\x86')           # BINFLOAT, TUPLE2, TUPLE2
+    return b''.join(out) + b'e.'                # APPENDS, STOP
+
+
+# == 7 PAYLOADS: a frame to the bytes of each format ============================================
+
+TIME = '\0'                     # where the time goes in a template; no sanitised text holds a NUL
+FORMATS_KEPT = 8                # layouts whose template is kept: modules of several intervals take turns
+
+
+def time_text(ms):
+    """Unix seconds, an integer when whole, else three decimals."""
+    return '%d' % (ms // 1000) if ms % 1000 == 0 else '%d.%03d' % (ms // 1000, ms % 1000)
+
+
+def number_format(series):
+    """The % format of its values: whole numbers exactly, all else in 12 digits."""
+    return '%d' if series.kind == GAUGE else '%.12g'
+
+
+class Template:
+    """A frame to text, one line per point, through one % template per layout and identity.
+
+    line(series, identity, format) gives the line of a point with `format` where its value goes; ''
+    leaves the point out. mark: how a hole reads in a line; lines with holes are cut.
+    """
+
+    def __init__(self, line, mark, keep=None):
+        self.line, self.mark, self.keep = line, mark, keep
+        self.known = {}
+
+    def text(self, frame):
+        """The lines of a frame, with TIME still in them."""
+        key = id(frame.layout), id(frame.identity)
+        entry = self.known.get(key)
+        if entry is None or entry[0] is not frame.layout or entry[1] is not frame.identity:
+            if len(self.known) >= FORMATS_KEPT:
+                self.known.clear()
+            entry = self.known[key] = self.entry(frame.layout, frame.identity)
+        layout, identity, template, pick = entry
+        values = frame_values(frame)
+        if pick is not None:
+            values = [values[i] for i in pick]
+        try:
+            text = template % tuple(values)
+        except ValueError:                      # a hole where a whole number goes: %d does not take NaN
+            text = self.wide(layout, identity, pick) % tuple(
+                'nan' if v != v else '%d' % v if layout.series[i].kind == GAUGE else '%.12g' % v
+                for i, v in zip(pick if pick is not None else range(len(values)), values))
+        if self.mark in text:
+            mark = self.mark
+            text = '\n'.join([line for line in text.split('\n') if mark not in line])
+        return text
+
+    def entry(self, layout, identity):
+        lines = [self.line(s, identity, number_format(s)) if self.keep is None or self.keep(s.flat) else ''
+                 for s in layout.series]
+        pick = None if all(lines) else [i for i, line in enumerate(lines) if line]
+        return layout, identity, ''.join(filter(None, lines)), pick
+
+    def wide(self, layout, identity, pick):
+        """The template with %s for every value."""
+        series = layout.series if pick is None else [layout.series[i] for i in pick]
+        return ''.join(self.line(s, identity, '%s') for s in series)
+
+
+def frame_values(frame):
+    """The numbers of a frame, holes included, and the whole ones that no double holds."""
+    if not frame.exact:
+        return frame.values
+    values = list(frame.values)
+    for i, value in frame.exact.items():
+        values[i] = value
+    return values
+
+
+def percents(text):
+    """The text, safe in a % template."""
+    return text.replace('%', '%%')
+
+
+PRETTY_WIDTH = 16               # columns of a number, for people
+
+
+class PayloadJson:
+    """A frame to the payload: one line of JSON, or one that a person likes to read."""
+
+    def __init__(self, keep=None, pretty=False):
+        self.pretty, self.wide = pretty, {}
+        self.template = Template(self.pretty_line if pretty else payload_line,
+                                 '"value": %*s,' % (PRETTY_WIDTH if pretty else 0, 'nan'), keep)
+
+    def text(self, frame):
+        if self.pretty:
+            self.measure(frame.layout)
+        lines = self.template.text(frame)
+        head = ', '.join('"%s": %s' % (key, json_text(frame.identity[key])) for key in IDENTITY_KEYS)
+        if not self.pretty:
+            return '{%s, "timestamp": %s, "points": [%s]}\n' % (
+                head, time_text(frame.time_ms), lines.rstrip(',\n').replace(',\n', ', '))
+        return '{%s,\n "timestamp": %s,\n "points": [\n%s\n ]}\n' % (
+            head, time_text(frame.time_ms), lines.rstrip(',\n'))
+
+    def measure(self, layout):
+        """How wide the names of this layout are."""
+        if layout not in self.wide:
+            self.wide = {layout: max([len(json_text(s.flat)) for s in layout.series] or [0])}
+            self.template.known.clear()
+
+    def pretty_line(self, series, identity, form):
+        wide = list(self.wide.values())[0]
+        name = json_text(series.flat)
+        return '  {%s:%s {"value": %s, "units": %s}},\n' % (
+            percents(name), ' ' * (wide - len(name)), '%%%d%s' % (PRETTY_WIDTH, form[1:]), percents(json_text(series.unit)))
+
+
+def payload_line(series, identity, form):
+    """`{"cpu.user": {"value": %.12g, "units": "percent"}},`"""
+    return '{%s: {"value": %s, "units": %s}},\n' % (
+        percents(json_text(series.flat)), form, percents(json_text(series.unit)))
+
+
+def payload_object(frame, keep=None):
+    """The payload as a dict, which is what emitters of users get."""
+    payload = dict(frame.identity)
+    payload['timestamp'] = frame.time_ms // 1000 if frame.time_ms % 1000 == 0 else frame.time_ms / 1000.0
+    payload['points'] = [
+        {s.flat: {'value': int(v) if s.kind == GAUGE else v, 'units': s.unit}}
+        for s, v in zip(frame.layout.series, frame_values(frame)) if v == v and (keep is None or keep(s.flat))]
+    return payload
+
+
+# -- Graphite ---------------------------------------------------------------------------------
+
+NODE = frozenset('abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-')
+MOST_NODE = 200                 # letters of a part of a path: carbon makes it a file name, with .wsp
+
+
+def graphite_node(text):
+    """A text as one part of a path: all but letters, digits, - and _ becomes _."""
+    return ''.join([c if c in NODE else '_' for c in text[:MOST_NODE]]) or '_'
+
+
+def graphite_prefix(prefix, identity):
+    """The template filled in; a part that is empty vanishes with its dot."""
+    parts = []
+    for part in prefix.split('.'):
+        for key in IDENTITY_KEYS:
+            part = part.replace('{%s}' % key, graphite_node(identity[key]) if identity[key] else '')
+        if part:
+            parts.append(graphite_node(part))
+    return parts
+
+
+def graphite_path(series, identity, prefix):
+    """`EC2.us-west-1.test.n1_example_net.net.rx_bytes.eth0_100`"""
+    nodes = [graphite_node(n) for n in series.metric.split('.') if n]
+    if series.values:
+        nodes.append(graphite_node('/'.join(series.values)))
+    return '.'.join(graphite_prefix(prefix, identity) + nodes)
+
+
+def graphite_tag(text):
+    """A tag's value: no blank, no `;`, no control character, not `~` at the start, never empty."""
+    text = ''.join([c if ' ' < c < '\x7f' and c != ';' else '_' for c in text[:MOST_NODE]])
+    return '_' + text[1:] if text.startswith('~') else text or '_'
+
+
+def graphite_tagged(series, identity, tags):
+    """`net.rx_bytes;host=n1;interface=eth0;datacenter=EC2`"""
+    pairs = [('host', identity['hostname'])] + list(zip(series.keys, series.values))
+    pairs += [(key, identity[key]) for key in IDENTITY_KEYS if key != 'hostname'] + sorted(tags.items())
+    name = '.'.join(graphite_node(n) for n in series.metric.split('.') if n)
+    return name + ''.join(';%s=%s' % (graphite_node(k), graphite_tag(v)) for k, v in pairs if v)
+
+
+def graphite_lines(options):
+    """A Template of carbon's plaintext: `path value seconds\\n` per point."""
+    if options.tagged:
+        def path(series, identity):
+            return graphite_tagged(series, identity, options.tags)
+    else:
+        def path(series, identity):
+            return graphite_path(series, identity, options.prefix)
+    return Template(lambda series, identity, form: '%s %s \0\n' % (percents(path(series, identity)), form),
+                    ' nan ', unwanted(options.blacklist))
+
+
+def unwanted(blacklist):
+    """None, or flat name -> whether no pattern of the blacklist matches it."""
+    if not blacklist:
+        return None
+    return lambda name: not any(glob(pattern, name) for pattern in blacklist)
+
+
+def datagrams(text, most):
+    """(list of texts of whole lines, each at most so many bytes; how many lines are longer than that)"""
+    out, lines, size, long = [], [], 0, 0
+    for line in text.splitlines(True):
+        if len(line) > most:
+            long += 1
+            continue
+        if size + len(line) > most:
+            out.append(''.join(lines))
+            lines, size = [], 0
+        lines.append(line)
+        size += len(line)
+    return out + [''.join(lines)] * bool(lines), long
+
+
+# == 8 EMITTERS: what is said to each kind of sink ==============================================
+
+STREAM_OPTIONS = [
+    Option('host', name_of_host, '127.0.0.1', 'Name or address of the sink'),
+    Option('port', port, 0, 'Its port; 0 = the usual one of the protocol'),
+]
+
+
+def stdout_link(options):
+    return ('stdout',)
+
+
+@emitter('stdout', 'The payload on standard output, a line of JSON per tick', [], 'sent', stdout_link)
+def stdout(options):
+    """The payload, as user-written emitters receive it, one line per tick."""
+    payload = PayloadJson(unwanted(options.blacklist))
+    while True:
+        frames = yield Next()
+        yield Send(''.join(map(payload.text, frames)).encode())
+
+
+@emitter('stdout_pretty', 'The payload on standard output, for people: still JSON, a point per line',
+         [], 'sent', stdout_link)
+def stdout_pretty(options):
+    payload = PayloadJson(unwanted(options.blacklist), pretty=True)
+    while True:
+        frames = yield Next()
+        yield Send(''.join(map(payload.text, frames)).encode())
+
+
+# -- graphite: carbon (graphite.readthedocs.io, "Feeding In Your Data") ------------------------
+
+DATAGRAM = 1432                 # bytes that fit an Ethernet frame of 1,500 behind IPv6 and UDP headers
+PICKLED_AT_ONCE = 500           # points in one pickle: carbon closes the connection above 1 MiB
+
+
+def graphite_link(options):
+    if (options.transport, options.protocol) == ('udp', 'pickle'):
+        raise ValueError('found "pickle" with "transport": "udp", need plaintext over udp')
+    usual = 2004 if options.protocol == 'pickle' else 2003
+    return (options.transport, options.host, options.port or usual)
+
+
+@emitter('graphite', 'Graphite: carbon, or anything that takes its lines', STREAM_OPTIONS + [
+    Option('protocol', choice('plaintext', 'pickle'), 'plaintext', 'Lines (port 2003), or pickles (port 2004)'),
+    Option('transport', choice('tcp', 'udp'), 'tcp', 'udp is for plaintext only, in datagrams of whole lines'),
+    Option('prefix', template, '{datacenter}.{region}.{zone}.{cluster}.{hostname}',
+           'First part of every path; a part that is empty vanishes with its dot'),
+    Option('tagged', boolean, False, 'Tags instead of a path: net.rx_bytes;host=n1;interface=eth0'),
+], 'sent', graphite_link)
+def graphite(options):
+    """Carbon answers nothing, so a tick counts as sent when the peer's kernel has it."""
+    lines = graphite_lines(options)
+    if options.transport == 'udp':
+        yield from graphite_udp(lines)
+    while True:
+        frames = yield Next()
+        if options.protocol == 'pickle':
+            for frame in frames:
+                for data in graphite_pickles(lines.text(frame), frame.time_ms):
+                    yield Send(data)
+        else:
+            yield Send(''.join([lines.text(f).replace(TIME, time_text(f.time_ms)) for f in frames]).encode())
+
+
+def graphite_udp(lines):
+    """The dialogue over UDP: a line that fits no frame is refused here, for it would be lost on the way."""
+    while True:
+        for frame in (yield Next()):
+            texts, long = datagrams(lines.text(frame).replace(TIME, time_text(frame.time_ms)), DATAGRAM)
+            for text in texts:
+                yield Send(text.encode())
+            if long:
+                yield Reject(frame, 'longer than %d bytes' % DATAGRAM, long)
+
+
+def graphite_pickles(text, time_ms):
+    """Carbon's pickle frames: a 4-byte length, then [(path, (time, value)), ...], 500 points each."""
+    stamp = time_ms // 1000 if time_ms % 1000 == 0 else time_ms / 1000.0
+    points = [line.split(' ')[:2] for line in text.split('\n')[:-1]]
+    for i in range(0, len(points), PICKLED_AT_ONCE):
+        data = pickle_list([(path, stamp, float(value)) for path, value in points[i:i + PICKLED_AT_ONCE]])
+        yield struct.pack('>I', len(data)) + data
+
+
+# == 9 TRANSPORTS: sockets, pipes, the log; who performs the steps of a dialogue ================
+
+TIOCOUTQ = 0x5411               # bytes that the peer's kernel has not acknowledged; elsewhere an error
+FOUR_BYTES = b'\0\0\0\0'
+TCP_USER_TIMEOUT = 18           # ms that sent bytes may go unacknowledged before the connection breaks
+MOST_LINE = 65536
+PIPE_BUF = 4096                 # a pipe that poll() calls writable takes so many bytes without blocking
+
+
+def left(deadline):
+    """Seconds until the deadline; raises ETIMEDOUT when it has passed."""
+    rest = deadline - time.monotonic()
+    if rest <= 0:
+        raise OSError(errno.ETIMEDOUT, 'no end within the time allowed')
+    return rest
+
+
+def wait_for(fd, event, deadline):
+    """Returns when the descriptor is ready, an error on it counts as ready too; raises at the deadline."""
+    poll = select.poll()
+    poll.register(fd, event)
+    while not poll.poll(left(deadline) * 1000 + 1):
+        pass
+
+
+class StreamLink:
+    """Owns one TCP connection, never blocking; close() gives it back."""
+
+    def __init__(self, addresses, timeout, deadline):
+        self.buffer, self.sock, self.fd = b'', None, -1
+        for i, (family, kind, protocol, _, address) in enumerate(addresses):
+            try:                                # each address gets its part of the time that is left
+                part = time.monotonic() + left(deadline) / (len(addresses) - i)
+                self.sock = _socket.socket(family, kind, protocol)
+                self.connect(address, timeout, part)
+                self.fd = self.sock.fileno()
+                return
+            except OSError as error:
+                self.close()
+                last = error
+        raise last
+
+    def connect(self, address, timeout, deadline):
+        sock = self.sock
+        sock.setblocking(False)
+        sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
+        try:
+            sock.setsockopt(_socket.IPPROTO_TCP, TCP_USER_TIMEOUT, int(timeout * 1000))
+        except OSError:
+            pass                                # before 2.6.37: the deadlines of ours still hold
+        try:
+            sock.connect(address)
+        except BlockingIOError:
+            wait_for(sock.fileno(), select.POLLOUT, deadline)
+            code = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+            if code:
+                raise OSError(code, os.strerror(code))
+
+    def send(self, data, deadline):
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[self.sock.send(view):]
+            except BlockingIOError:
+                wait_for(self.sock.fileno(), select.POLLOUT, deadline)
+
+    def receive(self):
+        """What has arrived joins the buffer; raises when the peer has closed."""
+        try:
+            data = self.sock.recv(MOST_LINE)
+        except BlockingIOError:
+            return False
+        if not data:
+            raise ConnectionResetError(errno.ECONNRESET, 'closed by the peer')
+        self.buffer += data
+        return True
+
+    def until(self, enough, deadline):
+        """The first n bytes of what comes in, as soon as enough(buffer) says how many and not None."""
+        while True:
+            n = enough(self.buffer)
+            if n is not None:
+                data, self.buffer = self.buffer[:n], self.buffer[n:]
+                return data
+            if len(self.buffer) > MOST_LINE:
+                raise OSError(errno.EMSGSIZE, 'a reply of more than %d bytes' % MOST_LINE)
+            if not self.receive():
+                wait_for(self.sock.fileno(), select.POLLIN, deadline)
+
+    def available(self):
+        self.receive()
+        data, self.buffer = self.buffer, b''
+        return data
+
+    def alive(self):
+        """Raises when the peer has closed: what is sent now would be taken by nobody."""
+        try:
+            if not self.sock.recv(1, _socket.MSG_PEEK):
+                raise ConnectionResetError(errno.ECONNRESET, 'closed by the peer')
+        except BlockingIOError:
+            pass
+
+    def settle(self, deadline):
+        """Returns when the peer's kernel has acknowledged every byte and the connection stands."""
+        delay = 0.0005
+        while self.waiting():
+            self.alive()
+            time.sleep(min(delay, left(deadline)))
+            delay = min(delay * 2, 0.05)
+
+    def waiting(self):
+        """Whether bytes are on their way that the peer's kernel has not acknowledged."""
+        try:
+            return ioctl(self.fd, TIOCOUTQ, FOUR_BYTES) != FOUR_BYTES
+        except OSError:
+            return False                        # another number on this architecture
+
+    def close(self):
+        if self.sock is not None:
+            self.sock.close()
+            self.sock = None
+
+
+class DatagramLink:
+    """Owns one connected UDP socket; each send is a datagram."""
+
+    def __init__(self, addresses):
+        family, kind, protocol, _, address = addresses[0]
+        self.sock = _socket.socket(family, kind, protocol)
+        self.sock.setblocking(False)
+        self.sock.connect(address)
+
+    def send(self, data, deadline):
+        while True:
+            try:
+                self.sock.send(data)
+                return
+            except BlockingIOError:
+                wait_for(self.sock.fileno(), select.POLLOUT, deadline)
+
+    def alive(self):
+        pass
+
+    def settle(self, deadline):
+        pass
+
+    def close(self):
+        self.sock.close()
+
+
+class StdoutLink:
+    """Standard output, for all emitters that write there: whole messages, never in between each other.
+
+    A message that an error tore (a full disk, a pipe that nobody reads) is continued where it broke
+    off when it is sent again. Owns nothing: descriptor 1 stays as the program got it, blocking
+    included, since others may share it.
+    """
+
+    def __init__(self):
+        self.lock, self.rest, self.torn = _thread.allocate_lock(), b'', None
+
+    def send(self, data, deadline):
+        while not self.lock.acquire(False):
+            time.sleep(min(0.005, left(deadline)))
+        try:
+            again = data == self.torn
+            self.drain(deadline)
+            self.torn = None
+            if not again:
+                self.rest = self.torn = data
+                self.drain(deadline)
+                self.torn = None
+        finally:
+            self.lock.release()
+
+    def drain(self, deadline):
+        while self.rest:
+            wait_for(1, select.POLLOUT, deadline)
+            self.rest = self.rest[os.write(1, self.rest[:PIPE_BUF]):]
+
+    def alive(self):
+        pass
+
+    def settle(self, deadline):
+        pass
+
+    def close(self):
+        pass
+
+
+class Resolver:
+    """Names to addresses, each within a deadline. getaddrinfo() has none, so a name is asked for in a
+    thread; one that got stuck is left behind, and until it comes back there is no second one."""
+
+    def __init__(self):
+        self.asked = None
+
+    def addresses(self, host, port, kind, deadline):
+        """[(family, kind, protocol, name, address)]; raises OSError."""
+        try:
+            return _socket.getaddrinfo(host, port, 0, kind, 0, _socket.AI_NUMERICHOST)
+        except _socket.gaierror:
+            pass
+        if self.asked is not None and not self.asked[1]:
+            raise OSError(errno.EAGAIN, 'the name service has not answered yet')
+        reading, writing = os.pipe()
+        self.asked = answer = [writing, []]
+        _thread.start_new_thread(resolve, (host, port, kind, answer))
+        try:
+            wait_for(reading, select.POLLIN, deadline)
+        finally:
+            os.close(reading)
+        if isinstance(answer[1][0], Exception):
+            raise OSError(errno.EHOSTUNREACH, 'cannot resolve the name: %s' % (answer[1][0].strerror or answer[1][0]))
+        return answer[1][0]
+
+
+def resolve(host, port, kind, answer):
+    """The body of the resolving thread: leaves the addresses or the error, and closes its pipe."""
+    try:
+        answer[1].append(_socket.getaddrinfo(host, port, 0, kind))
+    except (OSError, UnicodeError) as error:
+        answer[1].append(error if isinstance(error, OSError) else OSError(errno.EINVAL, 'not a host name'))
+    os.close(answer[0])
+
+
+class Opener:
+    """Opens the links of one emitter. stdout: the StdoutLink that all of them share."""
+
+    def __init__(self, stdout):
+        self.stdout, self.resolver = stdout, Resolver()
+
+    def open(self, target, timeout, deadline):
+        """A link to ('stdout',), ('tcp', host, port) or ('udp', host, port); ('none',) has none."""
+        if target[0] == 'stdout':
+            return self.stdout
+        kind = _socket.SOCK_STREAM if target[0] == 'tcp' else _socket.SOCK_DGRAM
+        addresses = self.resolver.addresses(target[1], target[2], kind, deadline)
+        return StreamLink(addresses, timeout, deadline) if target[0] == 'tcp' else DatagramLink(addresses)
+
+
+def converse(dialogue, batches, target, timeout, opener):
+    """Performs the steps of a dialogue until it ends, breaks (raises), or batches has no more for it.
+
+    batches: next(idle, exchange) -> frames, [] or None at the end; done(n); reject(step); closing().
+    A connection is opened by the first step that needs it. A peer that closed while nothing was
+    under way is dialled again at once: nothing was lost.
+    """
+    exchange = Exchange(batches, target, timeout, opener)
+    answer, failure = None, None
+    try:
+        while True:
+            try:
+                step = dialogue.send(answer) if failure is None else dialogue.throw(failure)
+            except StopIteration:
+                return
+            failure = None
+            try:
+                answer = exchange.STEPS[type(step)](exchange, step)
+            except Exhausted:
+                return
+            except OSError as error:
+                failure = error
+    finally:
+        dialogue.close()
+        exchange.drop()
+
+
+class Exhausted(Exception):
+    """There is no next batch: the dialogue is over."""
+
+
+class Exchange:
+    """Performs single steps; owns the link and the deadline of one dialogue."""
+
+    def __init__(self, batches, target, timeout, opener):
+        self.batches, self.target, self.timeout, self.opener = batches, target, timeout, opener
+        self.link, self.deadline = None, time.monotonic() + timeout
+
+    def drop(self):
+        if self.link is not None:
+            self.link.close()
+            self.link = None
+
+    def linked(self):
+        if self.link is None:
+            self.deadline = time.monotonic() + self.timeout
+            self.link = self.opener.open(self.target, self.timeout, self.deadline)
+        return self.link
+
+    def next(self, step):
+        link = self.link
+        if link is not None:
+            link.settle(self.deadline)
+            if self.batches.closing():
+                link.alive()                    # nothing comes after this that would tell
+        frames = self.batches.next(step.idle, self)
+        if frames is None:
+            raise Exhausted
+        self.deadline = time.monotonic() + self.timeout
+        return frames
+
+    def heard(self):
+        """Called when the link has input while nothing is under way: a peer that closed is dialled
+        anew by the next step, and nothing is lost."""
+        try:
+            self.link.receive()
+        except OSError:
+            self.drop()
+
+    def ear(self):
+        """The descriptor that tells when the peer says something or closes; None without one."""
+        return self.link.fd if self.link is not None else None
+
+    def send(self, step):
+        self.linked().send(step.data, self.deadline)
+
+    def line(self, step):
+        return self.linked().until(lambda data: data.find(b'\n') + 1 or None, self.deadline)
+
+    def read(self, step):
+        return self.linked().until(lambda data: step.n if len(data) >= step.n else None, self.deadline)
+
+    def available(self, step):
+        return self.linked().available()
+
+    def wait(self, step):
+        self.batches.wait(step.seconds)
+        self.deadline = time.monotonic() + self.timeout
+
+    STEPS = {
+        Next: next, Send: send, Line: line, Read: read, Available: available, Wait: wait,
+        Done: lambda self, step: self.batches.done(step.n),
+        Reject: lambda self, step: self.batches.reject(step),
+        Now: lambda self, step: time.time(),
+        Random: lambda self, step: os.urandom(step.n),
+    }
+
+
+LEVELS = ('debug', 'info', 'warning', 'error')
+
+
+class Log:
+    """Lines for people, on stderr or in a file that may be moved away at any time.
+
+    Never raises and never blocks: what cannot be written is counted in .lost. Text from outside is
+    made printable.
+    """
+
+    def __init__(self, level='info', dest='stderr'):
+        self.level, self.dest, self.lost = LEVELS.index(level), dest, 0
+
+    def __call__(self, level, message):
+        if LEVELS.index(level) < self.level:
+            return
+        message = ''.join(c if ' ' <= c < '\x7f' else '\\x%02x' % ord(c) for c in message[:1000])
+        stamp = time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())
+        self.write(('%s statbadger %s: %s\n' % (stamp, level, message)).encode())
+
+    def write(self, data):
+        try:
+            if self.dest == 'stderr':
+                poll = select.poll()
+                poll.register(2, select.POLLOUT)
+                if poll.poll(0):
+                    os.write(2, data[:PIPE_BUF])
+                    return
+            else:
+                with open(self.dest, 'ab', 0) as file:
+                    file.write(data)
+                return
+        except OSError:
+            pass
+        self.lost += 1
+
+
+# == 10 DELIVERY: the spool, a cursor and a thread per emitter, backoff, accounting =============
+
+FIRST_BACKOFF = 0.5             # seconds; the longest wait doubles with each failure in a row
+LONGEST_BACKOFF = 60.0
+ACCOUNT = ('accepted', 'acknowledged', 'sent', 'dropped', 'quarantined', 'damaged', 'refused_points')
+
+
+class Spool:
+    """All ticks that wait, each held once, bounded in bytes; a Cursor per emitter says which are its.
+
+    When there are too many the oldest go first, but never those that are being sent this moment.
+    Owns the lock of all cursors. A spool on disk would keep what is accepted here in segments, with
+    the same cursors; nothing else would change.
+    """
+
+    def __init__(self, most):
+        self.most, self.bytes, self.seq, self.run = most, 0, 0, os.urandom(6).hex()
+        self.lock, self.cursors = _thread.allocate_lock(), []
+        self.holders, self.layouts = {}, {}     # seq -> cursors, id -> [layout, frames]
+
+    def accept(self, frame):
+        """Takes a tick for every emitter that wants it, and wakes those that have something to do."""
+        with self.lock:
+            self.seq += 1
+            frame.seq, frame.run = self.seq, self.run
+            takers = [c for c in self.cursors if c.wants(frame)]
+            if takers:
+                self.hold(frame, len(takers))
+                for cursor in takers:
+                    cursor.take(frame)
+                while self.bytes > self.most and self.drop_oldest(frame):
+                    pass
+            awake = [c for c in takers if c.rouse()]
+        for cursor in awake:
+            cursor.bell.ring()
+
+    def hold(self, frame, holders):
+        self.holders[frame.seq] = holders
+        entry = self.layouts.setdefault(id(frame.layout), [frame.layout, 0])
+        entry[1] += 1
+        self.bytes += frame.bytes + (frame.layout.bytes if entry[1] == 1 else 0)
+
+    def release(self, frames):
+        """One cursor is done with these frames."""
+        for frame in frames:
+            self.holders[frame.seq] -= 1
+            if not self.holders[frame.seq]:
+                del self.holders[frame.seq]
+                entry = self.layouts[id(frame.layout)]
+                entry[1] -= 1
+                self.bytes -= frame.bytes
+                if not entry[1]:
+                    self.bytes -= frame.layout.bytes
+                    del self.layouts[id(frame.layout)]
+
+    def drop_oldest(self, newest):
+        """Drops the oldest tick that is not under way and not the newest; False when there is none."""
+        waiting = [(c.frames[c.pinned].seq, c) for c in self.cursors if len(c.frames) > c.pinned]
+        oldest = min([seq for seq, c in waiting] or [newest.seq])
+        if oldest >= newest.seq:
+            return False
+        for seq, cursor in waiting:
+            if seq == oldest:
+                cursor.drop(cursor.pinned, cursor.pinned + 1)
+        return True
+
+
+RANG, OTHER = 1, 2              # what ended a wait: the bell, or the descriptor that was listened to
+
+
+class Bell:
+    """A pipe that wakes one thread: poll() on it follows the monotonic clock, which lock time-outs
+    before Python 3.9 do not. Owns two descriptors; close() gives them back."""
+
+    def __init__(self):
+        self.reading, self.writing = os.pipe()
+        os.set_blocking(self.reading, False)
+        os.set_blocking(self.writing, False)
+        self.poll, self.other = select.poll(), None
+        self.poll.register(self.reading, select.POLLIN)
+
+    def ring(self):
+        try:
+            os.write(self.writing, b'!')
+        except OSError:
+            pass                                # full: it rings already
+
+    def wait(self, seconds=None):
+        """RANG, OTHER or both, as soon as one is true; 0 after so many seconds (None: never)."""
+        what = 0
+        for fd, event in self.poll.poll(None if seconds is None else max(0, seconds * 1000)):
+            what |= RANG if fd == self.reading else OTHER
+        if what & RANG:
+            os.read(self.reading, 4096)
+        return what
+
+    def listen(self, fd):
+        """From now on wait() also ends when that descriptor has input or breaks; None: no other one."""
+        if fd != self.other:
+            if self.other is not None:
+                self.poll.unregister(self.other)
+            if fd is not None:
+                self.poll.register(fd, select.POLLIN)
+            self.other = fd
+
+    def close(self):
+        os.close(self.reading)
+        os.close(self.writing)
+
+
+class Cursor:
+    """One emitter's ticks, and its account, which always adds up:
+
+    accepted = acknowledged + sent + dropped + quarantined + damaged + pending
+
+    frames: those that wait, oldest first; the first `pinned` are under way. All of it is guarded by
+    the spool's lock.
+    """
+
+    def __init__(self, spool, name, options, delivery):
+        self.spool, self.name, self.delivery = spool, name, delivery
+        self.interval, self.flush = int(options.interval * 1000 + 0.5), int(options.flush * 1000 + 0.5)
+        self.batch, self.limit, self.suspects = options.batch, options.batch, 0
+        self.frames, self.pinned, self.done_already, self.rejected = [], 0, 0, {}
+        self.count = dict.fromkeys(ACCOUNT, 0)
+        self.bell, self.idle, self.ripe, self.closing = Bell(), False, False, False
+        self.last_ms = self.last_error = 0
+
+    def wants(self, frame):
+        return not self.closing and (not self.interval or frame.time_ms % self.interval == 0)
+
+    def take(self, frame):
+        self.frames.append(frame)
+        self.count['accepted'] += 1
+        if not self.flush or frame.time_ms % self.flush == 0 or (
+                self.last_ms and -(-frame.time_ms // self.flush) != -(-self.last_ms // self.flush)):
+            self.ripe = True
+        self.last_ms = frame.time_ms
+
+    def rouse(self):
+        """Whether its thread sleeps and should not."""
+        if self.idle and (self.ripe or self.closing) and self.frames:
+            self.idle = False
+            return True
+        return False
+
+    def drop(self, start, end, why='dropped'):
+        gone = self.frames[start:end]
+        del self.frames[start:end]
+        self.count[why] += len(gone)
+        self.spool.release(gone)
+
+    def acknowledge(self, n):
+        """The first n frames under way are done with: counted, and the spool may forget them."""
+        for frame in self.frames[:n]:
+            points = self.rejected.pop(frame.seq, None)
+            self.count[self.delivery if points is None else 'quarantined'] += 1
+            self.count['refused_points'] += points or 0
+        gone = self.frames[:n]
+        del self.frames[:n]
+        self.pinned -= n
+        self.suspects = max(0, self.suspects - n)
+        if not self.suspects:
+            self.limit = self.batch
+        self.spool.release(gone)
+
+    def next_batch(self):
+        """Acknowledges what is under way. Gives the frames to send now, pinned; [] when there is
+        nothing to do yet, None at the end."""
+        with self.spool.lock:
+            if self.pinned:
+                self.acknowledge(self.pinned)
+            if self.frames and (self.ripe or self.closing):
+                self.pinned = min(self.limit, len(self.frames))
+                self.done_already = 0
+                return self.frames[:self.pinned]
+            self.ripe = False
+            if self.closing:
+                return None
+            self.idle = True
+            return []
+
+    def give_up(self):
+        """All that waits is lost: the end has come."""
+        with self.spool.lock:
+            self.pinned = 0
+            self.drop(0, len(self.frames))
+
+    def refuse(self, split):
+        """The batch under way was refused: halves next, and a single tick is quarantined."""
+        with self.spool.lock:
+            n, self.pinned = self.pinned, 0
+            if n == 1:
+                self.count['refused_points'] += sum(1 for v in self.frames[0].values if v == v)
+                self.drop(0, 1, 'quarantined')
+                self.suspects = max(0, self.suspects - 1)
+                self.limit = self.suspects or self.batch
+            elif n:
+                self.suspects = max(self.suspects, n)
+                self.limit = n // 2
+            return n == 1
+
+
+class Sender:
+    """The thread of one emitter: holds a dialogue, keeps what breaks, backs off, tries again.
+
+    talk: () -> a new dialogue. target: where it talks to. finished() is called once, at the end, with
+    .failure saying what went wrong, if anything did.
+    """
+
+    def __init__(self, cursor, talk, target, timeout, opener, log, clock, finished):
+        self.cursor, self.talk, self.target, self.timeout = cursor, talk, target, timeout
+        self.opener, self.log, self.clock, self.finished = opener, log, clock, finished
+        self.failures, self.failure, self.said, self.said_at = 0, None, None, 0.0
+        self.deadline, self.ended, self.retired = None, False, False
+
+    def start(self):
+        _thread.start_new_thread(self.run, ())
+
+    def close(self, deadline):
+        """No tick comes any more: what waits is sent until the deadline (monotonic seconds)."""
+        with self.cursor.spool.lock:
+            self.deadline, self.cursor.closing = deadline, True
+        self.cursor.bell.ring()
+
+    def run(self):
+        while not self.ended:
+            try:
+                converse(self.talk(), self, self.target, self.timeout, self.opener)
+                self.ended = self.cursor.closing and not self.cursor.frames
+            except Refused as error:
+                self.refused(error)
+            except OSError as error:
+                self.ended = self.failed(error, error.strerror or str(error))
+            except Exception as error:          # ours or a user's: said with its place, and the agent lives
+                self.ended = self.failed(error, trouble(error))
+        self.finished()
+
+    def closing(self):
+        return self.cursor.closing
+
+    def next(self, idle, exchange):
+        """What the dialogue gets for Next; asking acknowledges the batch before. While it waits, a
+        link that has input is looked after: with `idle` by the dialogue, which gets []."""
+        cursor, bell = self.cursor, self.cursor.bell
+        if cursor.pinned:
+            self.recovered()
+        frames = cursor.next_batch()
+        while frames is not None and not frames:
+            bell.listen(exchange.ear())
+            what = bell.wait(idle)
+            if what & OTHER and idle is None:
+                exchange.heard()
+            frames = cursor.next_batch()
+            if idle is not None and not frames and what != RANG:
+                break
+        return frames
+
+    def done(self, n):
+        cursor = self.cursor
+        with cursor.spool.lock:
+            cursor.acknowledge(n - cursor.done_already)
+        cursor.done_already = n
+        self.recovered()
+
+    def reject(self, step):
+        with self.cursor.spool.lock:
+            self.cursor.rejected[step.frame.seq] = step.points or sum(1 for v in step.frame.values if v == v)
+        self.say('refused: %s' % step.reason)
+
+    def wait(self, seconds):
+        """Sleeps; the end cuts it short."""
+        until = self.now() + seconds
+        self.cursor.bell.listen(None)
+        while self.now() < until and not self.cursor.closing:
+            self.cursor.bell.wait(until - self.now())
+        if self.cursor.closing:                 # the end: short waits, for there is little time left
+            self.clock.sleep(min(seconds, 0.2, max(0.0, (self.deadline or 0) - self.now())))
+
+    def now(self):
+        return self.clock.monotonic() / 1000.0
+
+    def recovered(self):
+        if self.failures:
+            self.log('info', '%s: delivers again' % self.cursor.name)
+        self.failures, self.failure, self.said = 0, None, None
+
+    def refused(self, error):
+        if self.cursor.refuse(error.split):
+            self.say('refused: %s' % error)
+
+    def failed(self, error, reason):
+        """Backs off after a failure, the batch kept; True when this is the end."""
+        cursor = self.cursor
+        with cursor.spool.lock:
+            cursor.pinned, cursor.last_error = 0, int(self.clock.wall() // 1000)
+        if self.target[0] == 'stdout' and isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EBADF):
+            self.retired = True
+            self.failure = reason if error.errno == errno.EBADF else None
+            with cursor.spool.lock:
+                cursor.closing = True
+            cursor.give_up()
+            return True
+        self.failure = reason
+        self.failures += 1
+        if isinstance(error, Later):
+            self.say(reason)
+        else:
+            self.say('%s; the ticks wait' % reason)
+        longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(self.failures, 10))
+        pause = getattr(error, 'wait', 0) or longest * int.from_bytes(os.urandom(4), 'big') / 4294967296.0
+        self.wait(pause)
+        return self.deadline is not None and self.now() >= self.deadline
+
+    def say(self, reason):
+        """Trouble is said when it begins or changes, at most once a minute."""
+        now = self.now()
+        if reason != self.said and (self.said is None or now - self.said_at >= 60):
+            self.log('warning', '%s: %s' % (self.cursor.name, reason))
+            self.said, self.said_at = reason, now
+
+
+# == 11 SCHEDULER: ticks on a clock that is passed in ===========================================
+
+LARGEST_STEP = 60000            # ms that the wall clock may go back without time stamps going back
+SLEWED = 16                     # while stamps are ahead of the wall clock, waits are so much longer
+
+
+class Clock:
+    """The machine's clocks: wall() and monotonic(), both in ms."""
+
+    def wall(self):
+        return time.time() * 1000.0
+
+    def monotonic(self):
+        return time.monotonic() * 1000.0
+
+    def sleep(self, seconds):
+        time.sleep(seconds)
+
+
+class Schedule:
+    """When ticks fall: on the wall-clock multiples of each of the intervals (ms).
+
+    A step of the wall clock forward skips grid points, never bursts. A step back of up to a minute
+    does not repeat time stamps: they go on from the last one, and longer waits let the wall clock
+    catch up. late, skipped: how often a tick began late, and how many were never held.
+    """
+
+    def __init__(self, clock, intervals, not_before=0):
+        self.clock, self.intervals = clock, sorted(set(intervals))
+        self.last, self.last_monotonic = not_before, clock.monotonic()
+        self.late, self.skipped, self.lateness, self.ticked = 0, 0, 0.0, False
+
+    def after(self, ms):
+        """The first grid point after that time."""
+        return min((int(ms) // i + 1) * i for i in self.intervals)
+
+    def next(self):
+        """(grid point, monotonic ms at which to hold that tick)"""
+        wall, now = self.clock.wall(), self.clock.monotonic()
+        ahead = self.last - wall
+        if self.intervals[0] < ahead <= LARGEST_STEP:
+            point = self.after(self.last)
+            return point, self.last_monotonic + (point - self.last) * (SLEWED + 1.0) / SLEWED
+        point = self.after(self.last if 0 < ahead <= LARGEST_STEP else wall)
+        return point, now + point - wall
+
+    def between(self, start, end):
+        """How many grid points lie between two."""
+        if len(self.intervals) == 1 or end - start > 1000 * self.intervals[-1]:
+            return max(0, (end - start) // self.intervals[0] - 1)
+        count, point = 0, self.after(start)
+        while point < end:
+            count, point = count + 1, self.after(point)
+        return count
+
+    def begin(self, point):
+        """Called when the tick is held: keeps count of what is late and what was skipped."""
+        if self.ticked:
+            self.skipped += self.between(self.last, point)
+        self.ticked = True
+        self.lateness = max(0.0, self.clock.wall() - point)
+        if self.lateness > self.intervals[0] / 10.0:
+            self.late += 1
+        self.last, self.last_monotonic = point, self.clock.monotonic()
+
+
+# == 12 AGENT: configuration to running parts; signals, reload, the end, the re-exec ============
+
+FEW_TICKS = 5                   # a run this short does not pay for shedding the compiler
+LAST_WORDS = 5.0                # seconds that SIGTERM and SIGINT leave for delivery
+IDENTITY_EVERY = 60000          # ms between looks at who this host is: an address may come late
+
+
+def trouble(error):
+    """`TypeError: bad operand (statbadger.py:812 in feed, ...)`: an exception and where it came from."""
+    places, tb = [], error.__traceback__
+    while tb is not None:
+        code = tb.tb_frame.f_code
+        places.append('%s:%d in %s' % (os.path.basename(code.co_filename), tb.tb_lineno, code.co_name))
+        tb = tb.tb_next
+    return '%s: %s (%s)' % (type(error).__name__, error, ', '.join(reversed(places[-3:])))
+
+
+# -- user-written modules and emitters --------------------------------------------------------
+
+class UserLogger:
+    """What user code gets to log with: callable as the original's, logger("err", msg="...", key=value)."""
+    NAMES = {'err': 'error', 'warn': 'warning', 'crit': 'error', 'critical': 'error', 'notice': 'info'}
+
+    def __init__(self, log, name):
+        self.log, self.name = log, name
+
+    def __call__(self, level, msg='', **values):
+        level = self.NAMES.get(str(level).lower(), str(level).lower())
+        words = [str(msg)] + ['%s=%s' % (k, v) for k, v in sorted(values.items())]
+        self.log(level if level in LEVELS else 'info', '%s: %s' % (self.name, ' '.join(w for w in words if w)))
+
+    def debug(self, msg='', *args, **values):
+        self('debug', msg % args if args else msg, **values)
+
+    def info(self, msg='', *args, **values):
+        self('info', msg % args if args else msg, **values)
+
+    def warning(self, msg='', *args, **values):
+        self('warning', msg % args if args else msg, **values)
+
+    def error(self, msg='', *args, **values):
+        self('error', msg % args if args else msg, **values)
+
+    def exception(self, msg='', *args, **values):
+        error = sys.exc_info()[1]
+        self('error', msg % args if args else msg, **dict(values, **({'error': trouble(error)} if error else {})))
+
+
+def load_user(chosen, method, log):
+    """An instance of the class in the user's file, X(config, logger); ConfigError says what is wrong with it."""
+    def fail(found, need):
+        raise ConfigError('%s: %s: found %s, need %s' % (chosen.file, chosen.name, found, need))
+    if 'site' not in sys.modules:               # after the re-exec: user code may want what was installed
+        import site
+        site.main()
+    try:
+        mode = os.stat(chosen.file)
+        if os.geteuid() == 0 and mode.st_mode & 2:
+            fail('a file that everybody can write', 'one that only its owner can, since root runs it')
+        with open(chosen.file, 'rb') as file:
+            code = compile(file.read(), chosen.file, 'exec', dont_inherit=True)
+        space = type(sys)(os.path.basename(chosen.file)[:-3])
+        space.__file__ = chosen.file
+        sys.modules.setdefault(space.__name__, space)
+        exec(code, space.__dict__)
+        names = (space.__name__, chosen.name, chosen.options.type)
+        made = [space.__dict__[n] for n in names if isinstance(space.__dict__.get(n), type)]
+        if not made:
+            fail('no class %s' % names[0], 'one')
+        instance = made[0](plain(chosen.given), UserLogger(log, chosen.name))
+    except ConfigError:
+        raise
+    except Exception as error:                  # whatever user code raises
+        fail(trouble(error), 'code that loads')
+    if not callable(getattr(instance, method, None)):
+        fail('a class without %s()' % method, 'one with it')
+    return instance
+
+
+def plain(value):
+    """The configuration as user code knows it: plain types, what ${...} gave as text included."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [plain(v) for v in value]
+    return str(value) if isinstance(value, str) else value
+
+
+class UserModule:
+    """What a user's get_stats() says, as series and values; the same layout while the names stay."""
+
+    def __init__(self, name, instance, said, keep):
+        self.name, self.instance, self.said, self.keep = name, instance, said, keep
+        self.errors, self.key, self.series, self.failing, self.large = 0, None, (), False, False
+
+    def read(self, now, narrow=False, iteration=1):
+        try:
+            stats = self.instance.get_stats(iteration) or []
+            points = [p for stat in stats for p in self.points(stat)]
+        except Exception as error:              # whatever user code raises: said once, called again
+            self.errors += 1
+            if not self.failing:
+                self.said('error', '%s: %s' % (self.name, trouble(error)))
+            self.failing = True
+            return []
+        self.failing = False
+        key = [(name, unit, isinstance(value, int)) for name, unit, value in points]
+        if key != self.key:
+            self.key, self.large = key, any(k[2] for k in key)
+            self.series = tuple(self.one_series(*k) for k in key)
+        return [(self.series, [value for name, unit, value in points])] if points else []
+
+    def points(self, stat):
+        """(name, unit, number) of each member; what is no finite number is dropped and counted."""
+        for name, point in stat.items() if isinstance(stat, dict) else [(None, None)]:
+            value = point.get('value') if isinstance(point, dict) else None
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+            if not number or not isinstance(name, str) or not name:
+                self.errors += 1
+            elif self.keep is None or self.keep(name):
+                yield name, str(point.get('units', '')), value
+
+    def one_series(self, name, unit, is_int):
+        family, _, rest = name.partition('.')
+        return Series(family, rest, unit, GAUGE if is_int else REAL, (), ())
+
+
+def user_dialogue(instance, keep):
+    """Calls emit_stats(payload, iteration) once per tick; what raises is called again with the same tick."""
+    while True:
+        frames = yield Next()
+        for i, frame in enumerate(frames):
+            instance.emit_stats(payload_object(frame, keep), frame.iteration)
+            yield Done(i + 1)
+
+
+class Worker:
+    """A module in a thread of its own. ask() starts a reading and waits at most `patience` seconds;
+    what comes later is picked up by the next ask(), once. Owns two bells."""
+
+    def __init__(self, source, patience):
+        self.source, self.patience = source, patience
+        self.asked, self.ready, self.work, self.answers, self.busy = Bell(), Bell(), None, [], False
+        self.closed = False
+        _thread.start_new_thread(self.run, ())
+
+    def run(self):
+        while True:
+            self.asked.wait()
+            if self.closed:
+                return
+            try:
+                answer = self.source.read(*self.work)
+            except Exception as error:          # ours: the thread must live
+                self.source.said('error', trouble(error))
+                answer = []
+            self.answers.append(answer)
+            self.busy = False
+            self.ready.ring()
+
+    def read(self, *work):
+        out = self.take()
+        if not self.busy:
+            self.work, self.busy = work, True
+            self.ready.wait(0)
+            self.asked.ring()
+            if self.patience and self.ready.wait(self.patience):
+                out += self.take()
+        return out
+
+    def take(self):
+        out = []
+        while self.answers:
+            out += self.answers.pop(0)
+        return out
+
+    def close(self):
+        self.closed = True
+        self.asked.ring()
+
+
+# -- running parts ----------------------------------------------------------------------------
+
+class Running:
+    """One module at work: when it is due, what it costs, where it is read."""
+
+    def __init__(self, chosen, interval, source, worker):
+        self.chosen, self.interval, self.source, self.worker = chosen, interval, source, worker
+        self.read = (worker or source).read
+        self.duration, self.last_ms = 0.0, 0
+
+    def due_in_replay(self, point):
+        """A module with an interval of its own is due on the first tick at or after each multiple."""
+        due = not self.chosen.options.interval or point // self.interval > self.last_ms // self.interval
+        if due:
+            self.last_ms = point
+        return due
+
+
+class Agent:
+    """Everything that runs: modules, emitters, the spool, the schedule. One per program.
+
+    load: () -> Settings, asked again at SIGHUP. Owns the tree, the spool, all threads.
+    """
+
+    def __init__(self, load, tree, clock, log, replay=False):
+        self.load, self.tree, self.clock, self.log, self.replay = load, tree, clock, log, replay
+        self.bell, self.signals, self.stopping = Bell(), [], False
+        self.settings = load()
+        self.configure_log()
+        self.spool = Spool(self.settings.spool.memory_bytes)
+        self.opener_stdout = StdoutLink()
+        self.modules, self.senders, self.left = [], [], []
+        self.layouts, self.identity, self.identity_at = {}, None, 0.0
+        self.iteration, self.narrow, self.schedule = 0, None, None
+        self.modules = self.make_modules(self.settings)
+        self.senders = self.make_senders(self.settings)
+
+    # building
+
+    def configure_log(self):
+        options = self.settings.log
+        self.log.level, self.log.dest = LEVELS.index(options.level), options.dest
+
+    def global_interval(self, settings):
+        return int(settings.top.interval * 1000 + 0.5)
+
+    def make_modules(self, settings):
+        """[Running]: those of before whose configuration is the same go on with what they remember."""
+        before = {r.chosen.name: r for r in self.modules}
+        out = []
+        for chosen in settings.modules:
+            if self.replay and (chosen.kind is None or chosen.kind == 'self'):
+                continue
+            interval = int(chosen.options.interval * 1000 + 0.5) or self.global_interval(settings)
+            old = before.get(chosen.name)
+            if old and old.chosen == chosen and old.interval == interval:
+                out.append(old)
+            else:
+                out.append(self.make_module(chosen, interval))
+        return out
+
+    def make_module(self, chosen, interval):
+        keep, user = unwanted(chosen.options.blacklist), chosen.kind is None
+        threaded = (user or chosen.options['async']) and not self.replay
+        if user:
+            source = UserModule(chosen.name, load_user(chosen, 'get_stats', self.log), self.log, keep)
+        else:
+            tree = Tree(self.tree.roots, self.tree.monotonic, self.tree.hold) if threaded else self.tree
+            memory = {'account': self.account} if chosen.kind == 'self' else {}
+            source = Parts(chosen.name, MODULES[chosen.kind].parts, chosen.options, tree, self.log,
+                           memory, keep, not self.replay)
+        patience = 0 if chosen.options['async'] else interval / 10000.0
+        return Running(chosen, interval, source, Worker(source, patience) if threaded else None)
+
+    def make_senders(self, settings):
+        """[(Chosen, Sender)]: those of before whose configuration is the same keep what is pending."""
+        before = {chosen.name: (chosen, sender) for chosen, sender in self.senders}
+        out = []
+        for chosen in settings.emitters:
+            old = before.get(chosen.name)
+            out.append(old if old and old[0] == chosen and not old[1].ended else (chosen, self.make_sender(chosen)))
+        return out
+
+    def make_sender(self, chosen):
+        options, keep = chosen.options, unwanted(chosen.options.blacklist)
+        if chosen.kind is None:
+            instance = load_user(chosen, 'emit_stats', self.log)
+            delivery, target, talk = 'acknowledged', ('none',), lambda: user_dialogue(instance, keep)
+        else:
+            kind = EMITTERS[chosen.kind]
+            delivery, target, talk = kind.delivery, kind.link(options), lambda: kind.dialogue(options)
+        cursor = Cursor(self.spool, chosen.name, options, delivery)
+        return Sender(cursor, talk, target, options.timeout, Opener(self.opener_stdout), self.log,
+                      self.clock, self.bell.ring)
+
+    def start_senders(self):
+        """Starts the threads of emitters that are new; the spool fills for those that are here."""
+        known = self.spool.cursors
+        fresh = [sender for chosen, sender in self.senders if sender.cursor not in known]
+        with self.spool.lock:
+            self.spool.cursors = [sender.cursor for chosen, sender in self.senders] + [s.cursor for s in self.left]
+        for sender in fresh:
+            sender.start()
+
+    # ticks
+
+    def who(self, now):
+        """The identity, looked at once a minute; the same object while it stays the same."""
+        if self.identity is None or (not self.replay and now - self.identity_at >= IDENTITY_EVERY):
+            top = self.settings.top
+            found = host_identity(self.tree, {key: getattr(top, key) for key in IDENTITY_KEYS})
+            if found != self.identity:
+                self.identity = found
+            self.identity_at = now
+        return self.identity
+
+    def read(self, point):
+        """[(series, values)] of all modules that are due; None when none is. point: grid ms, or None to prime."""
+        tree, now = self.tree, self.tree.monotonic()
+        tree.fresh.clear()
+        if point is None:
+            due = self.modules
+        elif self.replay:
+            due = [r for r in self.modules if r.due_in_replay(point)]
+        else:
+            due = [r for r in self.modules if not point % r.interval]
+        if not due:
+            return None
+        if self.narrow is None:
+            self.narrow = narrow_counters(tree)
+        found, began = [], now
+        for running in due:
+            if running.worker and point is None and running.chosen.kind is None:
+                continue                        # user code counts its calls: the first tick is its first
+            found += running.read(now, self.narrow, self.iteration)
+            running.duration, began = tree.monotonic() - began, tree.monotonic()
+        tree.fresh.clear()
+        return found
+
+    def tick(self, point):
+        """Reads what is due and hands the frame to the spool; False when nothing was due."""
+        self.iteration += 1
+        found = self.read(point)
+        if found is None:
+            self.iteration -= 1
+            return False
+        values = []
+        for series, numbers in found:
+            values += numbers
+        exact = None
+        if any([r.source.large for r in self.modules]):
+            exact = {i: v for i, v in enumerate(values) if type(v) is int and abs(v) > EXACT}
+        frame = Frame(point, self.iteration, self.who(self.clock.monotonic()), self.layout(found),
+                      array('d', values), exact)
+        self.spool.accept(frame)
+        return True
+
+    def layout(self, found):
+        """The Layout of these series, in order; the same object while they are."""
+        key = tuple([id(series) for series, numbers in found])
+        entry = self.layouts.get(key)
+        if entry is None:
+            if len(self.layouts) >= FORMATS_KEPT:
+                self.layouts.clear()
+            parts = [series for series, numbers in found]
+            entry = self.layouts[key] = (Layout(tuple(s for part in parts for s in part)), parts)
+        return entry[0]
+
+    def account(self):
+        """The rows of the self module."""
+        times, schedule = os.times(), self.schedule
+        with open('/proc/self/statm', 'rb') as file:
+            rss = int(file.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+        yield SELF, (), [times[0] + times[1], rss, self.iteration, schedule.late if schedule else 0,
+                         schedule.skipped if schedule else 0, schedule.lateness / 1000.0 if schedule else ABSENT]
+        for running in self.modules:
+            yield SELF_MODULE, (running.chosen.name,), [running.duration, running.source.errors]
+        now = self.clock.wall()
+        for chosen, sender in self.senders:
+            cursor = sender.cursor
+            with self.spool.lock:
+                count, pending = dict(cursor.count), len(cursor.frames)
+                lag = max(0.0, (now - cursor.frames[0].time_ms) / 1000.0) if pending else 0.0
+            yield SELF_EMITTER, (chosen.name,), [
+                count['accepted'], count['acknowledged'], count['sent'], count['dropped'], count['quarantined'],
+                count['damaged'], pending, count['refused_points'], lag, cursor.last_error or ABSENT]
+
+    # running
+
+    def listen(self):
+        """Takes the signals over: a handler only leaves a note and rings the bell."""
+        _signal.set_wakeup_fd(self.bell.writing)
+        for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP):
+            _signal.signal(number, self.on_signal)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+    def on_signal(self, number, frame):
+        if number != _signal.SIGHUP and self.stopping:
+            os._exit(1)                         # the second one: at once
+        self.stopping = self.stopping or number != _signal.SIGHUP
+        self.signals.append(number)
+
+    def record_into(self, folder, started):
+        """Where this tick's readings are copied to: a folder named by wall time at start plus elapsed."""
+        if folder:
+            name = '%.3f' % (started[0] / 1000.0 + (self.clock.monotonic() - started[1]) / 1000.0)
+            self.tree.record_to = os.path.join(folder, name)
+            os.makedirs(self.tree.record_to, exist_ok=True)
+            for running in self.modules:
+                if running.worker and running.chosen.kind:
+                    running.source.tree.record_to = self.tree.record_to
+
+    def run(self, ticks=None, record=None):
+        """Runs until so many ticks, a signal, or no emitter is left; gives the exit code."""
+        started = self.clock.wall(), self.clock.monotonic()
+        self.record_into(record, started)
+        self.who(started[1])
+        self.read(None)
+        self.listen()
+        self.start_senders()
+        intervals = [r.interval for r in self.modules]
+        half = self.global_interval(self.settings) / 2.0 if ticks is not None or True else 0
+        self.schedule = Schedule(self.clock, intervals, started[0] + min(half, intervals and min(intervals) / 2.0) - 1)
+        while not self.stopping and not self.all_ended():
+            point = self.wait_for_tick()
+            if point is None:
+                continue
+            self.schedule.begin(point)
+            self.record_into(record, started)
+            if self.tick(point) and ticks is not None:
+                ticks -= 1
+                if not ticks:
+                    break
+        return self.finish()
+
+    def wait_for_tick(self):
+        """The grid point whose time has come; None when something else wants attention."""
+        point, due = self.schedule.next()
+        while True:
+            rest = due - self.clock.monotonic()
+            if rest <= 0:
+                if self.clock.wall() >= point:
+                    return point
+                point, due = self.schedule.next()       # the wall clock went slower, or back
+                if due - self.clock.monotonic() <= 1:
+                    return point
+                continue
+            if self.bell.wait(min(rest, 10000.0) / 1000.0):
+                self.attend()
+                return None
+            if rest > 10000.0:
+                return None                     # long waits look at the wall clock again
+
+    def attend(self):
+        """What signals asked for."""
+        while self.signals:
+            if self.signals.pop(0) == _signal.SIGHUP:
+                self.reload()
+
+    def all_ended(self):
+        return all(sender.ended for chosen, sender in self.senders)
+
+    def reload(self):
+        """A new configuration, whole or not at all; what is the same in it goes on undisturbed."""
+        try:
+            settings = self.load()
+            modules, senders = self.make_modules(settings), self.make_senders(settings)
+        except ConfigError as error:
+            for problem in error.problems:
+                self.log('error', 'not reloaded: %s' % problem)
+            return
+        for running in self.modules:
+            if running not in modules and running.worker:
+                running.worker.close()
+        kept = [sender for chosen, sender in senders]
+        for chosen, sender in self.senders:
+            if sender not in kept:
+                sender.close(self.clock.monotonic() / 1000.0 + LAST_WORDS)
+                self.left.append(sender)
+        self.left = [s for s in self.left if not s.ended]
+        self.settings, self.modules, self.senders = settings, modules, senders
+        self.configure_log()
+        self.identity, self.spool.most = None, settings.spool.memory_bytes
+        self.start_senders()
+        self.read_new(modules)
+        self.schedule.intervals = sorted(set(r.interval for r in modules))
+        self.log('info', 'reloaded: %d modules, %d emitters' % (len(modules), len(senders)))
+
+    def read_new(self, modules):
+        """The priming read of modules that are new."""
+        self.tree.fresh.clear()
+        for running in modules:
+            if not running.duration and running.chosen.kind:
+                running.read(self.tree.monotonic(), self.narrow, self.iteration)
+
+    def finish(self, patience=None):
+        """Lets every emitter deliver what waits, within its time; prints who could not; gives the exit code."""
+        now = self.clock.monotonic() / 1000.0
+        for chosen, sender in self.senders:
+            sender.close(now + (LAST_WORDS if self.stopping else max(LAST_WORDS, sender.timeout)))
+        signalled = self.stopping
+        while not self.all_ended():
+            now = self.clock.monotonic() / 1000.0
+            late = [s.deadline - now for c, s in self.senders if not s.ended]
+            if max(late) <= 0:
+                break
+            self.bell.wait(max(late))
+            if self.stopping and not signalled:
+                signalled, end = True, self.clock.monotonic() / 1000.0 + LAST_WORDS
+                for chosen, sender in self.senders:
+                    sender.deadline = min(sender.deadline, end)
+        return self.report()
+
+    def report(self):
+        """0 when everything was delivered; else a line per emitter that failed, and 1."""
+        code = 0
+        for chosen, sender in self.senders:
+            count, failure = sender.cursor.count, sender.failure
+            lost = len(sender.cursor.frames) + count['dropped'] + count['quarantined'] + count['damaged']
+            if sender.retired and not failure or not lost and not failure:
+                continue
+            code = 1
+            complain('%s: %d of %d ticks were not delivered%s' % (
+                chosen.name, lost, count['accepted'], ': %s' % failure if failure else ''))
+        return code
+
+    def run_replay(self, folder, ticks=None):
+        """Runs the pipeline over a recording, as fast as the emitters take it; gives the exit code."""
+        shots = snapshots(folder)
+        interval = self.global_interval(self.settings)
+        self.listen()
+        self.start_senders()
+        for i, (ms, path) in enumerate(shots):
+            self.tree.roots.update({'': path, 'proc': os.path.join(path, 'proc'), 'sys': os.path.join(path, 'sys')})
+            self.tree.now = (ms - shots[0][0]) / 1000.0
+            if i == 0:
+                self.who(0)
+                self.read(None)
+                continue
+            grid = (ms + interval // 2) // interval * interval
+            if self.tick(grid if abs(ms - grid) * 10 <= interval else ms) and ticks is not None:
+                ticks -= 1
+            if ticks == 0 or self.stopping or self.all_ended() or not self.room():
+                break
+        return self.finish()
+
+    def room(self):
+        """Waits until the emitters have made room; False when they make none any more."""
+        stuck = max([LAST_WORDS] + [sender.timeout for chosen, sender in self.senders])
+        since, before = self.clock.monotonic(), self.spool.bytes
+        while self.spool.bytes * 2 > self.spool.most and not self.all_ended() and not self.stopping:
+            self.clock.sleep(0.002)
+            if self.spool.bytes < before:
+                since, before = self.clock.monotonic(), self.spool.bytes
+            if self.clock.monotonic() - since > stuck * 1000:
+                return False
+        return True
+
+
+def complain(message):
+    """One line on stderr, whatever stderr is."""
+    text = ''.join(c if ' ' <= c < '\x7f' else '\\x%02x' % ord(c) for c in 'statbadger: ' + message)
+    try:
+        os.write(2, (text + '\n').encode())
+    except OSError:
+        pass                                    # nobody to tell
+
+
+# -- the re-exec: a long run sheds the compiler -----------------------------------------------
+
+def own_code():
+    """The code object of this very program, as it runs; None when it is imported."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get('__name__') == '__main__' and frame.f_code.co_name == '<module>':
+            return frame.f_code if frame.f_globals.get('VERSION') is VERSION else None
+        frame = frame.f_back
+    return None
+
+
+def shed(arguments):
+    """Goes on as bytecode in the same process: 30 MB resident become 12. Returns when that cannot be.
+
+    Python keeps what compiling a large script needed. The module's code object, marshalled behind
+    a .pyc header into a file without a name, is run by a new interpreter in this process; the
+    arguments stand behind it, where the loader does not look and the process list does not either.
+    """
+    code = own_code()
+    if code is None or not sys.executable or os.environ.get('STATBADGER_NO_REEXEC') or is_traced():
+        return
+    flags = ['-X', 'statbadger.py', '-S'] + ['-E'] * sys.flags.ignore_environment + ['-W' + w for w in sys.warnoptions]
+    from importlib.util import MAGIC_NUMBER
+    header = MAGIC_NUMBER + b'\0' * (12 if sys.version_info >= (3, 7) else 8)
+    tail = marshal.dumps(arguments)
+    try:
+        fd = nameless_file(header + marshal.dumps(code) + tail + struct.pack('<Q', len(tail)))
+    except (OSError, ValueError):
+        return
+    os.environ['MALLOC_ARENA_MAX'] = '1'
+    held = (_signal.SIGHUP, _signal.SIGTERM, _signal.SIGINT)
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, held)       # a SIGHUP in between would kill
+    try:
+        os.execv(sys.executable, [sys.executable] + flags + ['/proc/self/fd/%d' % fd])
+    except OSError:
+        os.close(fd)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+
+
+def is_traced():
+    """Whether a debugger, a profiler or strace looks on: they would lose sight of the program."""
+    if sys.gettrace() or sys.getprofile():
+        return True
+    try:
+        with open('/proc/self/status', 'rb') as file:
+            return b'TracerPid:\t0\n' not in file.read()
+    except OSError:
+        return True
+
+
+def nameless_file(data):
+    """A descriptor of 10 or more, not closed by exec, of a file without a name that holds the data."""
+    fd = None
+    if hasattr(os, 'memfd_create'):
+        for flags in (8, 0):                    # MFD_NOEXEC_SEAL, since 6.3
+            try:
+                fd = os.memfd_create('statbadger', flags)
+                break
+            except OSError:
+                pass
+    if fd is None:
+        fd = os.open('/dev/shm' if os.path.isdir('/dev/shm') else '/tmp', os.O_TMPFILE | os.O_RDWR, 0o600)
+    try:
+        high = fcntl(fd, F_DUPFD, 10)           # with closed stdio it would be one of 0, 1, 2
+    finally:
+        os.close(fd)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(high, view):]
+    os.lseek(high, 0, 0)
+    os.set_inheritable(high, True)
+    return high
+
+
+def shed_arguments():
+    """The arguments that shed() left behind the bytecode; None in a first run."""
+    path = sys.argv[0] if sys.argv else ''
+    if 'statbadger.py' not in sys._xoptions or not path.startswith('/proc/self/fd/'):
+        return None
+    fd = int(path.rpartition('/')[2])
+    size, = struct.unpack('<Q', os.pread(fd, 8, os.fstat(fd).st_size - 8))
+    arguments = marshal.loads(os.pread(fd, size, os.fstat(fd).st_size - 8 - size))
+    os.close(fd)
+    return arguments
+
+
+def settle_in():
+    """What a long run sets up once: its name in the process list, quick thread switches, no garbage
+    from the start to walk through again."""
+    sys.setswitchinterval(0.0005)
+    try:
+        with open('/proc/self/comm', 'w') as file:
+            file.write('statbadger')
+    except OSError:
+        pass                                    # a name is not needed
+    import gc
+    gc.collect()
+    if hasattr(gc, 'freeze'):
+        gc.freeze()
+
+
+# == 13 COMMAND LINE: what each flag does =======================================================
+
+USAGE = """\
+usage: statbadger.py [-f FILE] [-e NAME[,key=value...]]... [-m NAME[,key=value...]]... [-i SECONDS] [-n TICKS]
+                     [--root DIR] [--record DIR] [--replay DIR] [--check] [--list [modules|emitters|metrics]]
+                     [--example-config] [--bake FILE] [--version] [-h [NAME]]
+"""
+HELP = USAGE + """
+Reads this host's counters from /proc every second and sends them where you like.
+Without arguments: the stock modules, on the screen.
+
+  -f FILE             configuration; - is standard input
+  -e NAME[,key=value] emitter, instead of those of the configuration; may be repeated
+  -m NAME[,key=value] module, likewise
+  -i SECONDS          interval between ticks
+  -n TICKS            so many ticks, then the end; exit code 0 when all of it was delivered
+  --root DIR          read DIR/proc and DIR/sys instead of /proc and /sys
+  --record DIR        copy what is read, tick by tick, into DIR/<time>/proc/...
+  --replay DIR        run over such a recording, as fast as it goes
+  --check             check the configuration and print what would run
+  --list [WHAT]       modules, emitters or metrics
+  --example-config    print a configuration with every option in it
+  --bake FILE         print a copy of this program with the configuration FILE inside
+  --version           print the version
+  -h [NAME]           this text, or the options of one module or emitter
+"""
+
+
+def parse(argv):
+    """{flag: value} of the command line; ConfigError for what it cannot be."""
+    import argparse                             # 1.5 MB, but not for long: see shed()
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message):
+            raise ConfigError('command line: %s (statbadger.py -h shows how)' % message)
+
+    parser = Parser(prog='statbadger.py', add_help=False, allow_abbrev=False)
+    for flag in ('-f', '-i', '-n', '--root', '--record', '--replay', '--bake'):
+        parser.add_argument(flag)
+    for flag in ('-e', '-m'):
+        parser.add_argument(flag, action='append', default=[])
+    for flag in ('--check', '--example-config', '--version'):
+        parser.add_argument(flag, action='store_true')
+    parser.add_argument('-h', '--help', nargs='?', const='')
+    parser.add_argument('--list', nargs='?', const='', choices=('', 'modules', 'emitters', 'metrics'))
+    words = []
+    for word in argv:                           # -n5 is -n 5, also where argparse forgot (before 3.8)
+        words += [word[:2], word[2:]] if word[:2] in ('-f', '-e', '-m', '-i', '-n') and len(word) > 2 else [word]
+    return vars(parser.parse_args(words))
+
+
+def main(argv):
+    """Runs the command line; gives the exit code."""
+    try:
+        arguments = shed_arguments()
+        if arguments is None:
+            arguments = parse(argv)
+            if arguments['help'] is not None:
+                return show(help_of(arguments['help']) + '\n' if arguments['help'] else HELP)
+            for flag, output in (('version', version), ('example_config', example_config)):
+                if arguments[flag]:
+                    return show(output())
+            if arguments['list'] is not None:
+                return show(listing(arguments['list']))
+            if arguments['bake']:
+                return show(bake(arguments['bake']))
+            check_arguments(arguments)
+            if not arguments['check'] and not arguments['replay'] and not 0 < int(arguments['n'] or 0) <= FEW_TICKS:
+                shed(arguments)
+        return run(arguments)
+    except ConfigError as error:
+        for problem in error.problems:
+            complain(problem)
+        return 2
+
+
+def version():
+    return 'statbadger %s\n' % VERSION
+
+
+def check_arguments(arguments):
+    """Mistakes that can be told before anything runs."""
+    n = arguments['n']
+    if n is not None and not (n.isdigit() and len(n) < 16 and int(n)):
+        raise ConfigError('-n: found %s, need a whole number of ticks from 1' % json_text(n))
+    if arguments['f'] == '-' and program_from_stdin():
+        raise ConfigError('-f -: found the program itself on standard input, need the configuration in a file')
+    for flag in ('root', 'replay'):
+        if arguments[flag] is not None and not os.path.isdir(arguments[flag]):
+            raise ConfigError('--%s: found %s, need a folder' % (flag, json_text(arguments[flag])))
+    if arguments['replay'] is not None and not snapshots(arguments['replay']):
+        raise ConfigError('--replay: found %s, need a folder that --record made' % json_text(arguments['replay']))
+    for flag in ('root', 'record'):
+        if arguments['replay'] is not None and arguments[flag] is not None:
+            raise ConfigError('--replay: found --%s with it, need one of them' % flag)
+    if arguments['record'] is not None:
+        try:
+            os.makedirs(arguments['record'], exist_ok=True)
+        except OSError as error:
+            raise ConfigError('--record: found %s (%s), need a folder to write to' % (
+                json_text(arguments['record']), error.strerror))
+
+
+def program_from_stdin():
+    return '__file__' not in globals() or os.path.basename(__file__) == '<stdin>'
+
+
+def run(arguments):
+    """Checks, or runs the agent, live or over a recording."""
+    config = Config(arguments)
+    if arguments['check']:
+        return show(description(config.settings(), config.place.name, arguments))
+    clock, log = Clock(), Log()
+    if arguments['record']:
+        log('warning', 'recording: command lines and names in it may hold secrets')
+    ticks = int(arguments['n']) if arguments['n'] else None
+    if arguments['replay']:
+        tree = Tree({'': '', 'proc': '', 'sys': ''}, lambda: tree.now)
+        tree.now = 0.0
+        return Agent(config.settings, tree, clock, log, replay=True).run_replay(arguments['replay'], ticks)
+    tree = host_tree(arguments['root'], os.environ, time.monotonic)
+    agent = Agent(config.settings, tree, clock, log)
+    settle_in()
+    return agent.run(ticks, arguments['record'])
+
+
+class Config:
+    """Where the configuration comes from; settings() reads and checks it, each time anew."""
+
+    def __init__(self, arguments):
+        name = arguments['f']
+        self.command = Command(arguments['m'], arguments['e'], arguments['i'])
+        self.file = name if name != '-' else None
+        self.text = None
+        if name == '-':
+            self.text = decode(read_all(0), 'standard input')
+        elif name is None:
+            self.text = BAKED or ''
+        shown = 'standard input' if name == '-' else name or ('baked configuration' if BAKED else 'command line')
+        self.place = Place(shown, os.path.dirname(os.path.abspath(name)) if self.file else os.getcwd(), os.environ,
+                           read_text, file_stamp)
+
+    def settings(self):
+        text = self.text
+        if text is None:
+            try:
+                text = read_text(self.file)
+            except OSError as error:
+                raise ConfigError('%s: found no file that can be read (%s)' % (self.file, error.strerror))
+        return read_config(text, self.place, self.command)
+
+
+def read_all(fd):
+    parts = []
+    while sum(map(len, parts)) <= MOST_TEXT:
+        parts.append(os.read(fd, 65536))
+        if not parts[-1]:
+            break
+    return b''.join(parts)
+
+
+def read_text(path):
+    """The text of a file; OSError, or ConfigError when it is too large or no UTF-8."""
+    with open(path, 'rb') as file:
+        return decode(file.read(MOST_TEXT + 1), path)
+
+
+def decode(data, name):
+    if len(data) > MOST_TEXT:
+        raise ConfigError('%s: found more than %d bytes, need fewer' % (name, MOST_TEXT))
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError('%s:%d: found bytes that are no UTF-8, need text' % (
+            name, data.count(b'\n', 0, error.start) + 1))
+
+
+def file_stamp(path):
+    """The time of the file's last change, for a file; else 0."""
+    return os.stat(path).st_mtime if os.path.isfile(path) else 0
+
+
+def show(text):
+    """Prints, and gives the exit code: a reader that goes away is no error, a full disk is."""
+    data = memoryview(text.encode('utf-8', 'replace'))
+    try:
+        while data:
+            data = data[os.write(1, data):]
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        complain('standard output: %s' % error.strerror)
+        return 1
+    return 0
+
+
+def description(settings, name, arguments):
+    """What would run, for --check: a line per module and emitter."""
+    tree = host_tree(arguments['root'], os.environ, time.monotonic)
+    identity = host_identity(tree, {key: getattr(settings.top, key) for key in IDENTITY_KEYS})
+    lines = ['%s: ok' % name, '',
+             'host      ' + ' '.join('%s=%s' % (k, v) for k, v in identity.items() if v),
+             'reads     %s and %s, every %g s' % (tree.roots['proc'], tree.roots['sys'], settings.top.interval),
+             'view      host: no other view is known to this version',
+             'spool     in memory, at most %d bytes' % settings.spool.memory_bytes,
+             'log       %s and above to %s' % (settings.log.level, settings.log.dest), '']
+    for chosen in settings.modules:
+        lines.append('module    ' + described(chosen, MODULES, MODULE_OPTIONS))
+    for chosen in settings.emitters:
+        kind = EMITTERS.get(chosen.kind)
+        where = ' -> %s' % ' '.join(map(str, kind.link(chosen.options))) if kind else ''
+        lines.append('emitter   ' + described(chosen, EMITTERS, EMITTER_OPTIONS) + where)
+    return '\n'.join(lines + [''])
+
+
+def described(chosen, registry, common):
+    """`graphite: host "10.0.0.9", timeout 5`: the options that are not the default."""
+    declared = common + (registry[chosen.kind].options if chosen.kind else USER_OPTIONS)
+    words = ['%s %s' % (o.name, '****' if getattr(o.kind, 'secret', False) else json_value(chosen.options[o.name]))
+             for o in declared if chosen.options[o.name] != o.default]
+    return chosen.name + (': ' + ', '.join(words) if words else '')
+
+
+def listing(what):
+    """What --list prints: names and help, or every metric with unit, kind, source and help."""
+    if what == 'metrics':
+        rows = [('NAME', 'UNIT', 'KIND', 'SOURCE', 'HELP')]
+        for kind in MODULES.values():
+            for table in kind.tables:
+                rows += metric_rows(table)
+        return columns(list(dict.fromkeys(rows)))
+    out = []
+    for title, registry in (('modules', MODULES), ('emitters', EMITTERS)):
+        if what in ('', title):
+            rows = [(name, kind.help) for name, kind in registry.items()]
+            out.append((title.upper() + '\n' if not what else '') + columns(rows))
+    return '\n'.join(out)
+
+
+def metric_rows(table):
+    instance = ''.join('.' + label.upper() for label in getattr(table, 'labels', ()))
+    if isinstance(table, OpenTable):
+        return [('%s.*' % table.family, table.unit, GAUGE, table.source, table.help)]
+    return [('%s.%s%s' % (table.family, m.name, instance), m.unit, 'gauge' if m.kind == REAL else m.kind,
+             table.source, m.help) for m in table.columns if m.kind not in HIDDEN]
+
+
+def columns(rows):
+    wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ''.join('  '.join(word.ljust(w) for word, w in zip(row, wide)).rstrip() + '\n' for row in rows)
+
+
+def bake(name):
+    """The text of this program with the configuration inside, so that one file is all there is to copy."""
+    if program_from_stdin():
+        raise ConfigError('--bake: found the program on standard input, need it in a file')
+    text = read_text_or_fail(name)
+    read_config(text, Place(name, os.path.dirname(os.path.abspath(name)), os.environ, read_text, file_stamp))
+    program = read_text_or_fail(os.path.abspath(__file__))
+    line = 'BAKED = None   '
+    start = program.index('\n' + line) + 1
+    end = program.index('\n', start)
+    pieces = ''.join('\n    %s' % ascii(piece) for piece in text.splitlines(True)) or " ''"
+    return program[:start] + 'BAKED = (%s)' % pieces + program[end:]
+
+
+def read_text_or_fail(path):
+    try:
+        return read_text(path)
+    except OSError as error:
+        raise ConfigError('%s: found no file that can be read (%s)' % (path, error.strerror))
+
+
+def leave(code):
+    """Ends the program at once: threads that are stuck in a dead peer do not hold it up."""
+    os._exit(code)
+
+
+def guard_stdio():
+    """A closed standard descriptor becomes /dev/null, lest the next file opened take its place; opened
+    the wrong way round, so that using it still fails."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open('/dev/null', os.O_RDONLY if fd else os.O_WRONLY)
+
+
+if __name__ == '__main__':
+    guard_stdio()
+    try:
+        leave(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        leave(130)
