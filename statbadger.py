@@ -516,10 +516,10 @@ def json_number(word):
     whole, point, fraction = head.partition('.')
     whole = whole[1:] if whole.startswith('-') else whole
     digits = '0123456789'
+    power = exponent[1:] if exponent[:1] in ('+', '-') else exponent
     return bool(whole and not whole.strip(digits) and (whole == '0' or whole[0] != '0')
                 and (not point or fraction and not fraction.strip(digits))
-                and ('e' not in word.lower() or exponent.lstrip('+-') and len(exponent.lstrip('+-')) >= len(exponent) - 1
-                     and not exponent.lstrip('+-').strip(digits)))
+                and ('e' not in word.lower() or power and not power.strip(digits)))
 
 
 # -- kinds of options: what may be given, and what the program sees; ValueError says what is needed --
@@ -740,7 +740,7 @@ def lookup(reference, place):
         try:
             return place.read(place.path(reference[5:])).rstrip('\r\n')
         except (OSError, ValueError) as error:
-            raise ValueError('a file that can be read (%s: %s)' % (reference[5:], getattr(error, 'strerror', '') or 'not text'))
+            raise ValueError('a file that can be read (%s)' % (getattr(error, 'strerror', '') or 'it is not text'))
     name, dash, default = reference.partition(':-')
     if name in place.environ and (place.environ[name] or not dash):
         return place.environ[name]
@@ -987,18 +987,22 @@ def example_config():
     out = ['// Configuration of statbadger: JSON that also takes comments and trailing commas.',
            '// Every value shown is the default; what stands behind // is off, or need not be said.',
            '// In any text "${NAME}", "${NAME:-default}" and "${file:/run/secrets/x}" are filled in.', '{']
-    for option in TOP_OPTIONS[:-3]:
-        out += ['    // ' + option.help, '    %s: %s,' % (json_text(option.name), json_value(option.default))]
+    out += example_lines(TOP_OPTIONS[:-3], '    ')
     out += example_members('modules', MODULES, MODULE_OPTIONS, STOCK)
     out += example_members('emitters', EMITTERS, EMITTER_OPTIONS, (DEFAULT_EMITTER,))
-    for option in TOP_OPTIONS[-3:]:
-        out += ['    // ' + option.help, '    %s: %s,' % (json_text(option.name), json_value(option.default))]
+    out += example_lines(TOP_OPTIONS[-3:], '    ')
     for name, options in (('spool', SPOOL_OPTIONS), ('log', LOG_OPTIONS)):
-        out.append('    %s: {' % json_text(name))
-        for option in options:
-            out += ['        // ' + option.help, '        %s: %s,' % (json_text(option.name), json_value(option.default))]
-        out.append('    },')
+        out += ['    %s: {' % json_text(name)] + example_lines(options, '        ') + ['    },']
     return '\n'.join(out + ['}', ''])
+
+
+def example_lines(options, indent, mark=''):
+    """Each option as a comment that says what it is, and the key with its default."""
+    lines = []
+    for option in options:
+        lines += ['%s// %s%s' % (indent, option.help, kind_words(option)),
+                  '%s%s%s: %s,' % (indent, mark, json_text(option.name), json_value(option.default))]
+    return lines
 
 
 def example_members(what, registry, common, active):
@@ -1013,9 +1017,7 @@ def example_members(what, registry, common, active):
             out.append('        %s%s: {},' % (mark, json_text(name)))
             continue
         out.append('        %s%s: {' % (mark, json_text(name)))
-        for option in kind.options:
-            out.append('            // ' + option.help)
-            out.append('            // %s: %s,' % (json_text(option.name), json_value(option.default)))
+        out += example_lines(kind.options, '            ', '// ')
         out.append('        %s},' % mark)
     return out + ['    },']
 
@@ -1041,7 +1043,8 @@ def help_of(name):
             lines += ['  ' + l for l in option_lines(kind.options)] + [''] * bool(kind.options)
             return '\n'.join(lines + ['As every %s:' % what, ''] + ['  ' + l for l in option_lines(common)])
     names = list(MODULES) + list(EMITTERS)
-    raise ConfigError('-h: found %s, need one of %s%s' % (json_text(name), ', '.join(names), did_you_mean(name, names)))
+    raise ConfigError('-h: found %s, need one of %s%s' % (
+        json_text(name), ', '.join(names), did_you_mean(name, names)))
 
 
 # == 3 KERNEL FILES: everything that is asked of the host; root, record, replay =================
@@ -1237,7 +1240,8 @@ def default_route(tree):
     for line in lines:
         words = line.split()
         try:
-            destination, flags, metric, mask = (int(words[1], 16), int(words[3], 16), int(words[6]), int(words[7], 16))
+            destination, flags, mask = (int(words[i], 16) for i in (1, 3, 7))
+            metric = int(words[6])
         except (ValueError, IndexError):
             continue
         if not flags & 1:
@@ -1797,8 +1801,9 @@ def cores(tree, options, memory):
 def cpuinfo(tree, options, memory):
     """proc/cpuinfo: `cpu MHz\\t\\t: 2899.998`, `cache size\\t: 36608 KB`; not on every architecture"""
     data = b'\n' + tree.read('proc/cpuinfo')
-    speeds = [part[:part.find(b'\n')].partition(b':')[2].strip() for part in data.split(b'\ncpu MHz')[1:] if b'\n' in part]
-    speeds = [float(speed) for speed in speeds if is_decimal(speed)]
+    parts = [part for part in data.split(b'\ncpu MHz')[1:] if b'\n' in part]
+    words = [part[:part.find(b'\n')].partition(b':')[2].strip() for part in parts]
+    speeds = [float(word) for word in words if is_decimal(word)]
     if speeds:
         yield CPU_SPEED, (), [sum(speeds) / len(speeds)]
     for part in data.split(b'\ncache size')[1:2]:
@@ -1901,7 +1906,7 @@ class Plan:
         self.steps = [(m.kind, [at[n] for n in m.of if n in at], [at[n] for n in m.over if n in at], m.scale)
                       for m in self.shown if m.of]
         size, derived = width * rows, 0
-        places = []                             # of the metrics of the first row: (index in pool, step to the next row)
+        places = []                             # (index in pool, step to the next row) per metric
         for m in self.shown:
             if m.of:
                 places.append((2 * size + derived * rows, 1))
@@ -1931,10 +1936,13 @@ class Plan:
             for row in dead:
                 for i, kind in self.counters:
                     growth[row * self.width + i] = ABSENT
-            pool = now + (self.share(growth) if self.shares else [g / elapsed for g in growth] if elapsed > 0 else growth)
+            pool = now + (self.share(growth) if self.shares else self.rates(growth, elapsed))
             for kind, of, over, scale in self.steps:
                 pool += self.derive(kind, growth, now, of, over, scale, elapsed)
         return list(self.pick(pool)[:self.count]) if self.pick else pool
+
+    def rates(self, growth, elapsed):
+        return [g / elapsed for g in growth] if elapsed > 0 else [ABSENT] * len(growth)
 
     def mend(self, growth, before, narrow):
         """Mends what fell: a wrap, a share that is clamped, or else a hole. Gives the rows of which
@@ -2237,7 +2245,8 @@ class PayloadJson:
         wide = list(self.wide.values())[0]
         name = json_text(series.flat)
         return '  {%s:%s {"value": %s, "units": %s}},\n' % (
-            percents(name), ' ' * (wide - len(name)), '%%%d%s' % (PRETTY_WIDTH, form[1:]), percents(json_text(series.unit)))
+            percents(name), ' ' * (wide - len(name)), '%%%d%s' % (PRETTY_WIDTH, form[1:]),
+            percents(json_text(series.unit)))
 
 
 def payload_line(series, identity, form):
@@ -2545,6 +2554,7 @@ class StreamLink:
 
 class DatagramLink:
     """Owns one connected UDP socket; each send is a datagram."""
+    fd = None                                   # nothing ever comes in here
 
     def __init__(self, addresses):
         family, kind, protocol, _, address = addresses[0]
@@ -2577,6 +2587,7 @@ class StdoutLink:
     off when it is sent again. Owns nothing: descriptor 1 stays as the program got it, blocking
     included, since others may share it.
     """
+    fd = None                                   # nothing ever comes in here
 
     def __init__(self):
         self.lock, self.rest, self.torn = _thread.allocate_lock(), b'', None
@@ -2757,6 +2768,16 @@ class Exchange:
         Now: lambda self, step: time.time(),
         Random: lambda self, step: os.urandom(step.n),
     }
+
+
+def trouble(error):
+    """`TypeError: bad operand (statbadger.py:812 in feed, ...)`: an exception and where it came from."""
+    places, tb = [], error.__traceback__
+    while tb is not None:
+        code = tb.tb_frame.f_code
+        places.append('%s:%d in %s' % (os.path.basename(code.co_filename), tb.tb_lineno, code.co_name))
+        tb = tb.tb_next
+    return '%s: %s (%s)' % (type(error).__name__, error, ', '.join(reversed(places[-3:])))
 
 
 LEVELS = ('debug', 'info', 'warning', 'error')
@@ -3125,13 +3146,15 @@ SLEWED = 16                     # while stamps are ahead of the wall clock, wait
 
 
 class Clock:
-    """The machine's clocks: wall() and monotonic(), both in ms."""
+    """The machine's clocks: wall() and monotonic() in ms, seconds() monotonic in seconds."""
 
     def wall(self):
         return time.time() * 1000.0
 
     def monotonic(self):
         return time.monotonic() * 1000.0
+
+    seconds = staticmethod(time.monotonic)
 
     def sleep(self, seconds):
         time.sleep(seconds)
@@ -3189,16 +3212,6 @@ class Schedule:
 FEW_TICKS = 5                   # a run this short does not pay for shedding the compiler
 LAST_WORDS = 5.0                # seconds that SIGTERM and SIGINT leave for delivery
 IDENTITY_EVERY = 60000          # ms between looks at who this host is: an address may come late
-
-
-def trouble(error):
-    """`TypeError: bad operand (statbadger.py:812 in feed, ...)`: an exception and where it came from."""
-    places, tb = [], error.__traceback__
-    while tb is not None:
-        code = tb.tb_frame.f_code
-        places.append('%s:%d in %s' % (os.path.basename(code.co_filename), tb.tb_lineno, code.co_name))
-        tb = tb.tb_next
-    return '%s: %s (%s)' % (type(error).__name__, error, ', '.join(reversed(places[-3:])))
 
 
 # -- user-written modules and emitters --------------------------------------------------------
@@ -3586,8 +3599,7 @@ class Agent:
         self.listen()
         self.start_senders()
         intervals = [r.interval for r in self.modules]
-        half = self.global_interval(self.settings) / 2.0 if ticks is not None or True else 0
-        self.schedule = Schedule(self.clock, intervals, started[0] + min(half, intervals and min(intervals) / 2.0) - 1)
+        self.schedule = Schedule(self.clock, intervals, started[0] + min(intervals) / 2.0 - 1)
         while not self.stopping and not self.all_ended():
             point = self.wait_for_tick()
             if point is None:
@@ -3687,7 +3699,7 @@ class Agent:
             if sender.retired and not failure or not lost and not failure:
                 continue
             code = 1
-            complain('%s: %d of %d ticks were not delivered%s' % (
+            complain('statbadger: %s: %d of %d ticks were not delivered%s' % (
                 chosen.name, lost, count['accepted'], ': %s' % failure if failure else ''))
         return code
 
@@ -3726,11 +3738,76 @@ class Agent:
 
 def complain(message):
     """One line on stderr, whatever stderr is."""
-    text = ''.join(c if ' ' <= c < '\x7f' else '\\x%02x' % ord(c) for c in 'statbadger: ' + message)
+    text = ''.join(c if ' ' <= c < '\x7f' else '\\x%02x' % ord(c) for c in message)
     try:
         os.write(2, (text + '\n').encode())
     except OSError:
         pass                                    # nobody to tell
+
+
+# -- where the configuration comes from ------------------------------------------------------
+
+class Config:
+    """Where the configuration comes from; settings() reads and checks it, each time anew."""
+
+    def __init__(self, arguments):
+        name = arguments['f']
+        self.command = Command(arguments['m'], arguments['e'], arguments['i'])
+        self.file = name if name != '-' else None
+        self.text = None
+        if name == '-':
+            self.text = decode(read_all(0), 'standard input')
+        elif name is None:
+            self.text = BAKED or ''
+        shown = 'standard input' if name == '-' else name or ('baked configuration' if BAKED else 'command line')
+        self.place = Place(shown, os.path.dirname(os.path.abspath(name)) if self.file else os.getcwd(), os.environ,
+                           read_text, file_stamp)
+
+    def settings(self):
+        text = self.text
+        if text is None:
+            try:
+                text = read_text(self.file)
+            except OSError as error:
+                raise ConfigError('%s: found no file that can be read (%s)' % (self.file, error.strerror))
+        return read_config(text, self.place, self.command)
+
+
+def read_all(fd):
+    parts = []
+    while sum(map(len, parts)) <= MOST_TEXT:
+        parts.append(os.read(fd, 65536))
+        if not parts[-1]:
+            break
+    return b''.join(parts)
+
+
+def read_text(path):
+    """The text of a file; OSError, or ConfigError when it is too large or no UTF-8."""
+    with open(path, 'rb') as file:
+        return decode(file.read(MOST_TEXT + 1), path)
+
+
+def decode(data, name):
+    if len(data) > MOST_TEXT:
+        raise ConfigError('%s: found more than %d bytes, need fewer' % (name, MOST_TEXT))
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError('%s:%d: found bytes that are no UTF-8, need text' % (
+            name, data.count(b'\n', 0, error.start) + 1))
+
+
+def file_stamp(path):
+    """The time of the file's last change, for a file; else 0."""
+    return os.stat(path).st_mtime if os.path.isfile(path) else 0
+
+
+def read_text_or_fail(path):
+    try:
+        return read_text(path)
+    except OSError as error:
+        raise ConfigError('%s: found no file that can be read (%s)' % (path, error.strerror))
 
 
 # -- the re-exec: a long run sheds the compiler -----------------------------------------------
@@ -3755,7 +3832,8 @@ def shed(arguments):
     code = own_code()
     if code is None or not sys.executable or os.environ.get('STATBADGER_NO_REEXEC') or is_traced():
         return
-    flags = ['-X', 'statbadger.py', '-S'] + ['-E'] * sys.flags.ignore_environment + ['-W' + w for w in sys.warnoptions]
+    flags = ['-X', 'statbadger.py', '-S'] + ['-E'] * sys.flags.ignore_environment
+    flags += ['-W' + words for words in sys.warnoptions]
     from importlib.util import MAGIC_NUMBER
     header = MAGIC_NUMBER + b'\0' * (12 if sys.version_info >= (3, 7) else 8)
     tail = marshal.dumps(arguments)
@@ -3955,66 +4033,10 @@ def run(arguments):
         tree = Tree({'': '', 'proc': '', 'sys': ''}, lambda: tree.now)
         tree.now = 0.0
         return Agent(config.settings, tree, clock, log, replay=True).run_replay(arguments['replay'], ticks)
-    tree = host_tree(arguments['root'], os.environ, time.monotonic)
+    tree = host_tree(arguments['root'], os.environ, Clock.seconds)
     agent = Agent(config.settings, tree, clock, log)
     settle_in()
     return agent.run(ticks, arguments['record'])
-
-
-class Config:
-    """Where the configuration comes from; settings() reads and checks it, each time anew."""
-
-    def __init__(self, arguments):
-        name = arguments['f']
-        self.command = Command(arguments['m'], arguments['e'], arguments['i'])
-        self.file = name if name != '-' else None
-        self.text = None
-        if name == '-':
-            self.text = decode(read_all(0), 'standard input')
-        elif name is None:
-            self.text = BAKED or ''
-        shown = 'standard input' if name == '-' else name or ('baked configuration' if BAKED else 'command line')
-        self.place = Place(shown, os.path.dirname(os.path.abspath(name)) if self.file else os.getcwd(), os.environ,
-                           read_text, file_stamp)
-
-    def settings(self):
-        text = self.text
-        if text is None:
-            try:
-                text = read_text(self.file)
-            except OSError as error:
-                raise ConfigError('%s: found no file that can be read (%s)' % (self.file, error.strerror))
-        return read_config(text, self.place, self.command)
-
-
-def read_all(fd):
-    parts = []
-    while sum(map(len, parts)) <= MOST_TEXT:
-        parts.append(os.read(fd, 65536))
-        if not parts[-1]:
-            break
-    return b''.join(parts)
-
-
-def read_text(path):
-    """The text of a file; OSError, or ConfigError when it is too large or no UTF-8."""
-    with open(path, 'rb') as file:
-        return decode(file.read(MOST_TEXT + 1), path)
-
-
-def decode(data, name):
-    if len(data) > MOST_TEXT:
-        raise ConfigError('%s: found more than %d bytes, need fewer' % (name, MOST_TEXT))
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise ConfigError('%s:%d: found bytes that are no UTF-8, need text' % (
-            name, data.count(b'\n', 0, error.start) + 1))
-
-
-def file_stamp(path):
-    """The time of the file's last change, for a file; else 0."""
-    return os.stat(path).st_mtime if os.path.isfile(path) else 0
 
 
 def show(text):
@@ -4026,14 +4048,14 @@ def show(text):
     except BrokenPipeError:
         pass
     except OSError as error:
-        complain('standard output: %s' % error.strerror)
+        complain('statbadger: standard output: %s' % error.strerror)
         return 1
     return 0
 
 
 def description(settings, name, arguments):
     """What would run, for --check: a line per module and emitter."""
-    tree = host_tree(arguments['root'], os.environ, time.monotonic)
+    tree = host_tree(arguments['root'], os.environ, Clock.seconds)
     identity = host_identity(tree, {key: getattr(settings.top, key) for key in IDENTITY_KEYS})
     lines = ['%s: ok' % name, '',
              'host      ' + ' '.join('%s=%s' % (k, v) for k, v in identity.items() if v),
@@ -4099,13 +4121,6 @@ def bake(name):
     end = program.index('\n', start)
     pieces = ''.join('\n    %s' % ascii(piece) for piece in text.splitlines(True)) or " ''"
     return program[:start] + 'BAKED = (%s)' % pieces + program[end:]
-
-
-def read_text_or_fail(path):
-    try:
-        return read_text(path)
-    except OSError as error:
-        raise ConfigError('%s: found no file that can be read (%s)' % (path, error.strerror))
 
 
 def leave(code):
