@@ -1569,6 +1569,12 @@ def disk_lines(tree):
             tree.bad_line()
 
 
+def disk_names(tree):
+    """The names of all devices, partitions included."""
+    lines = [line.split(None, 3) for line in tree.read('proc/diskstats').split(b'\n')]
+    return set(words[2] for words in lines if len(words) == 4)
+
+
 def disk_number(head):
     """(major and minor in one int, name) of the first three words of a line."""
     if not (head[0] + head[1]).isdigit() or len(head[0]) > 9 or len(head[1]) > 9:
@@ -1608,7 +1614,7 @@ def is_partition(name, old, tree):
     if whole is not None or old:
         return old or name not in whole
     base = name.rstrip(b'0123456789')
-    names = tree.ask('disks', lambda tree: set(head[2] for head, line in disk_lines(tree)))
+    names = tree.ask('disks', disk_names)
     return base != name and (base in names or base[-1:] == b'p' and base[-2:-1].isdigit() and base[:-1] in names)
 
 
