@@ -1892,11 +1892,11 @@ EXACT = 1 << 53                 # a double holds whole numbers up to here
 
 
 class Plan:
-    """How rows of one table and width become values: what to compute, in which order to show it.
+    """How rows of one table and width become values: what to compute, in the order to show it.
 
     All rows of the table go through a few comprehensions together, which is what makes one disk
-    cheap and 3,000 interfaces too: `pool` holds every row as it stands, then its rates, then the
-    derived columns, and `order` picks from it what is shown, row by row.
+    cheap and 3,000 interfaces too: one for everything that is growth by time, row by row, and then
+    one per column for what is something else.
     """
 
     def __init__(self, table, width, rows):
@@ -1907,48 +1907,37 @@ class Plan:
         self.identity = [i for i, m in enumerate(raw) if m.kind == IDENTITY]
         self.less = [(at[m.name], at[m.less]) for m in raw if m.less in at]
         self.shares = any(m.kind == SHARE for m in raw)
-        self.plain = not self.counters
+        self.plain = all(m.kind in (GAUGE, REAL) for m in raw)
         self.whole = [i for i, m in enumerate(raw) if m.kind == GAUGE]
-        self.steps = [(m.kind, [at[n] for n in m.of if n in at], [at[n] for n in m.over if n in at], m.scale)
-                      for m in self.shown if m.of]
-        size, derived = width * rows, 0
-        places = []                             # (index in pool, step to the next row) per metric
-        for m in self.shown:
-            if m.of:
-                places.append((2 * size + derived * rows, 1))
-                derived += 1
-            else:
-                places.append((at[m.name] + (0 if m.kind in (GAUGE, REAL) else size), width))
-        order = [place + i * step for i in range(rows) for place, step in places]
-        self.order = None if order == list(range(size)) else order[0:1] * 2 if len(order) == 1 else order
-        self.pick = itemgetter(*self.order) if self.order else None
-        self.count = len(order)
-        checked = [i + r * width for r in range(rows) for i, kind in self.counters]
-        self.checked = itemgetter(*checked * (2 if len(checked) == 1 else 1)) if 0 < len(checked) < size else None
+        self.checked = picker([i + r * width for r in range(rows) for i, kind in self.counters], width * rows)
+        source = [at[m.of[0] if m.of else m.name] for m in self.shown]
+        self.linear = picker([i + r * width for r in range(rows) for i in source], width * rows)
+        self.scales = [0.1 if m.kind == BUSY else m.scale for m in self.shown] * rows
+        self.others = [(j, m.kind, [at[n] for n in m.of or (m.name,) if n in at], [at[n] for n in m.over if n in at],
+                        m.scale) for j, m in enumerate(self.shown) if m.kind not in (COUNTER, COUNTER32) or m.over]
 
     def values(self, now, before, primed, elapsed, narrow):
         """The values of all rows, as shown. now, before: all rows one behind the other; primed: the
         rows that have no reading before this one."""
         if self.plain:
-            pool = now
-        else:
-            growth = list(map(sub, now, before))
-            dead = set(primed if elapsed > 0 else range(self.rows))
-            if not min(self.checked(growth) if self.checked else growth) >= 0:      # perhaps a NaN
-                dead |= self.mend(growth, before, narrow)
-            for i in self.identity:
-                if any(growth[i::self.width]):
-                    dead |= set(r for r, g in enumerate(growth[i::self.width]) if g)
-            for row in dead:
-                for i, kind in self.counters:
-                    growth[row * self.width + i] = ABSENT
-            pool = now + (self.share(growth) if self.shares else self.rates(growth, elapsed))
-            for kind, of, over, scale in self.steps:
-                pool += self.derive(kind, growth, now, of, over, scale, elapsed)
-        return list(self.pick(pool)[:self.count]) if self.pick else pool
-
-    def rates(self, growth, elapsed):
-        return [g / elapsed for g in growth] if elapsed > 0 else [ABSENT] * len(growth)
+            return now
+        growth = list(map(sub, now, before))
+        dead = primed if elapsed > 0 else range(self.rows)
+        if self.counters and not min(self.checked(growth)) >= 0:        # perhaps a NaN
+            dead = set(dead) | self.mend(growth, before, narrow)
+        for i in self.identity:
+            if any(growth[i::self.width]):
+                dead = set(dead) | set(r for r, g in enumerate(growth[i::self.width]) if g)
+        for row in dead:
+            for i, kind in self.counters:
+                growth[row * self.width + i] = ABSENT
+        if self.shares:
+            return self.share(growth)
+        elapsed = elapsed if elapsed > 0 else ABSENT
+        out = [g * s / elapsed for g, s in zip(self.linear(growth), self.scales)]
+        for j, kind, of, over, scale in self.others:
+            out[j::len(self.shown)] = self.other(kind, growth, now, of, over, scale, out[j::len(self.shown)])
+        return out
 
     def mend(self, growth, before, narrow):
         """Mends what fell: a wrap, a share that is clamped, or else a hole. Gives the rows of which
@@ -1976,21 +1965,27 @@ class Plan:
             out += [g * factor for g in row]
         return out
 
-    def derive(self, kind, growth, now, of, over, scale, elapsed):
-        """The column of a metric that is computed from others, one value per row."""
+    def other(self, kind, growth, now, of, over, scale, rates):
+        """The column of a metric that is not growth by time alone, one value per row."""
         wide = self.width
-        grown = growth[of[0]::wide] if len(of) == 1 else list(map(sum, zip(*[growth[c::wide] for c in of])))
-        if kind == RATIO:
-            under = growth[over[0]::wide] if len(over) == 1 else map(sum, zip(*[growth[c::wide] for c in over]))
-            return [g * scale / u if u else ABSENT for g, u in zip(grown, under)]
-        if elapsed <= 0:
-            return [ABSENT] * self.rows
-        factor = (0.1 if kind == BUSY else scale) / elapsed
+        if kind == GAUGE or kind == REAL:
+            return now[of[0]::wide]
         if kind == BUSY:
-            return [100.0 if g * factor > 100 else g * factor for g in grown]
-        if over:
-            return [g * factor / n if n else ABSENT for g, n in zip(grown, now[over[0]::wide])]
-        return [g * factor for g in grown]
+            return [100.0 if rate > 100 else rate for rate in rates]
+        if kind == COUNTER:
+            return [rate / n if n else ABSENT for rate, n in zip(rates, now[over[0]::wide])]
+        grown = [growth[c::wide] for c in of]
+        under = [growth[c::wide] for c in over]
+        return [sum(g) * scale / sum(u) if sum(u) else ABSENT for g, u in zip(zip(*grown), zip(*under))]
+
+
+def picker(indexes, size):
+    """list -> the items at the indexes."""
+    if indexes == list(range(size)):
+        return lambda values: values
+    if len(indexes) == 1:
+        return lambda values: [values[indexes[0]]]
+    return itemgetter(*indexes) if indexes else lambda values: []
 
 
 class Rates:
