@@ -2156,12 +2156,12 @@ def number_format(series):
 class Template:
     """A frame to text, one line per point, through one % template per layout and identity.
 
-    line(series, identity, format) gives the line of a point with `format` where its value goes; ''
-    leaves the point out. mark: how a hole reads in a line; lines with holes are cut.
+    lines(list of Series, identity, formats) gives the line of each with its format where the value
+    goes. mark: how a hole reads in a line; lines with holes are cut.
     """
 
-    def __init__(self, line, mark, keep=None):
-        self.line, self.mark, self.keep = line, mark, keep
+    def __init__(self, lines, mark, keep=None):
+        self.lines, self.mark, self.keep = lines, mark, keep
         self.known = {}
 
     def text(self, frame):
@@ -2188,15 +2188,14 @@ class Template:
         return text
 
     def entry(self, layout, identity):
-        lines = [self.line(s, identity, number_format(s)) if self.keep is None or self.keep(s.flat) else ''
-                 for s in layout.series]
-        pick = None if all(lines) else [i for i, line in enumerate(lines) if line]
-        return layout, identity, ''.join(filter(None, lines)), pick
+        pick = self.keep and [i for i, s in enumerate(layout.series) if self.keep(s.flat)]
+        series = layout.series if pick is None else [layout.series[i] for i in pick]
+        return layout, identity, ''.join(self.lines(series, identity, map(number_format, series))), pick
 
     def wide(self, layout, identity, pick):
         """The template with %s for every value."""
         series = layout.series if pick is None else [layout.series[i] for i in pick]
-        return ''.join(self.line(s, identity, '%s') for s in series)
+        return ''.join(self.lines(series, identity, ['%s'] * len(series)))
 
 
 def frame_values(frame):
@@ -2221,13 +2220,11 @@ class PayloadJson:
     """A frame to the payload: one line of JSON, or one that a person likes to read."""
 
     def __init__(self, keep=None, pretty=False):
-        self.pretty, self.wide = pretty, {}
-        self.template = Template(self.pretty_line if pretty else payload_line,
+        self.pretty = pretty
+        self.template = Template(self.pretty_lines if pretty else payload_lines,
                                  '"value": %*s,' % (PRETTY_WIDTH if pretty else 0, 'nan'), keep)
 
     def text(self, frame):
-        if self.pretty:
-            self.measure(frame.layout)
         lines = self.template.text(frame)
         head = ', '.join('"%s": %s' % (key, json_text(frame.identity[key])) for key in IDENTITY_KEYS)
         if not self.pretty:
@@ -2236,24 +2233,20 @@ class PayloadJson:
         return '{%s,\n "timestamp": %s,\n "points": [\n%s\n ]}\n' % (
             head, time_text(frame.time_ms), lines.rstrip(',\n'))
 
-    def measure(self, layout):
-        """How wide the names of this layout are."""
-        if layout not in self.wide:
-            self.wide = {layout: max([len(json_text(s.flat)) for s in layout.series] or [0])}
-            self.template.known.clear()
-
-    def pretty_line(self, series, identity, form):
-        wide = list(self.wide.values())[0]
-        name = json_text(series.flat)
-        return '  {%s:%s {"value": %s, "units": %s}},\n' % (
-            percents(name), ' ' * (wide - len(name)), '%%%d%s' % (PRETTY_WIDTH, form[1:]),
-            percents(json_text(series.unit)))
+    def pretty_lines(self, layout, identity, forms):
+        """`  {"cpu.user":   {"value":       %.12g, "units": "percent"}},`, the columns below each other"""
+        names = [json_text(s.flat) for s in layout]
+        wide = max(map(len, names)) if names else 0
+        for name, series, form in zip(names, layout, forms):
+            yield '  {%s:%s {"value": %%%d%s, "units": %s}},\n' % (
+                percents(name), ' ' * (wide - len(name)), PRETTY_WIDTH, form[1:], percents(json_text(series.unit)))
 
 
-def payload_line(series, identity, form):
-    """`{"cpu.user": {"value": %.12g, "units": "percent"}},`"""
-    return '{%s: {"value": %s, "units": %s}},\n' % (
-        percents(json_text(series.flat)), form, percents(json_text(series.unit)))
+def payload_lines(layout, identity, forms):
+    """`{"cpu.user": {"value": %.12g, "units": "percent"}},` for each series"""
+    for series, form in zip(layout, forms):
+        yield '{%s: {"value": %s, "units": %s}},\n' % (
+            percents(json_text(series.flat)), form, percents(json_text(series.unit)))
 
 
 def payload_object(frame, keep=None):
@@ -2288,12 +2281,16 @@ def graphite_prefix(prefix, identity):
     return parts
 
 
-def graphite_path(series, identity, prefix):
-    """`EC2.us-west-1.test.n1_example_net.net.rx_bytes.eth0_100`"""
-    nodes = [graphite_node(n) for n in series.metric.split('.') if n]
-    if series.values:
-        nodes.append(graphite_node('/'.join(series.values)))
-    return '.'.join(graphite_prefix(prefix, identity) + nodes)
+def graphite_name(metric):
+    """`net.rx_bytes`, made of parts that may stand in a path."""
+    return '.'.join([graphite_node(n) for n in metric.split('.') if n]) or '_'
+
+
+def graphite_path(series, prefix, once):
+    """`EC2.us-west-1.test.n1_example_net.net.rx_bytes.eth0_100`. once: a memo of function and text."""
+    name = once(graphite_name, series.metric)
+    instance = '.' + once(graphite_node, '/'.join(series.values)) if series.values else ''
+    return '.'.join(prefix + [name + instance])
 
 
 def graphite_tag(text):
@@ -2302,24 +2299,37 @@ def graphite_tag(text):
     return '_' + text[1:] if text.startswith('~') else text or '_'
 
 
-def graphite_tagged(series, identity, tags):
-    """`net.rx_bytes;host=n1;interface=eth0;datacenter=EC2`"""
-    pairs = [('host', identity['hostname'])] + list(zip(series.keys, series.values))
-    pairs += [(key, identity[key]) for key in IDENTITY_KEYS if key != 'hostname'] + sorted(tags.items())
-    name = '.'.join(graphite_node(n) for n in series.metric.split('.') if n)
-    return name + ''.join(';%s=%s' % (graphite_node(k), graphite_tag(v)) for k, v in pairs if v)
+def graphite_tagged(series, identity, tags, once):
+    """`net.rx_bytes;host=n1;interface=eth0;datacenter=EC2`. once: a memo of function and text."""
+    labels = dict(zip(series.keys, series.values))
+    found = dict({'host': identity['hostname']}, **labels)
+    found.update((key, identity[key]) for key in IDENTITY_KEYS if key != 'hostname' and key not in found)
+    found.update((key, tags[key]) for key in sorted(tags) if key not in labels)
+    pairs = found.items()
+    return once(graphite_name, series.metric) + ''.join(
+        ';%s=%s' % (once(graphite_node, k), once(graphite_tag, v)) for k, v in pairs if v)
 
 
 def graphite_lines(options):
     """A Template of carbon's plaintext: `path value seconds\\n` per point."""
-    if options.tagged:
-        def path(series, identity):
-            return graphite_tagged(series, identity, options.tags)
-    else:
-        def path(series, identity):
-            return graphite_path(series, identity, options.prefix)
-    return Template(lambda series, identity, form: '%s %s \0\n' % (percents(path(series, identity)), form),
-                    ' nan ', unwanted(options.blacklist))
+    def lines(layout, identity, forms):
+        once, prefix = memo(), graphite_prefix(options.prefix, identity)
+        for series, form in zip(layout, forms):
+            path = (graphite_tagged(series, identity, options.tags, once) if options.tagged
+                    else graphite_path(series, prefix, once))
+            yield '%s %s \0\n' % (percents(path), form)
+    return Template(lines, ' nan ', unwanted(options.blacklist))
+
+
+def memo():
+    """(function, text) -> function(text), each asked once: thousands of paths share a few parts."""
+    known = {}
+
+    def once(function, text):
+        if (function, text) not in known:
+            known[function, text] = function(text)
+        return known[function, text]
+    return once
 
 
 def unwanted(blacklist):
@@ -2633,7 +2643,7 @@ class Resolver:
         """[(family, kind, protocol, name, address)]; raises OSError."""
         try:
             return _socket.getaddrinfo(host, port, 0, kind, 0, _socket.AI_NUMERICHOST)
-        except _socket.gaierror:
+        except (_socket.gaierror, UnicodeError):
             pass
         if self.asked is not None and not self.asked[1]:
             raise OSError(errno.EAGAIN, 'the name service has not answered yet')
@@ -2709,7 +2719,7 @@ class Exchange:
 
     def __init__(self, batches, target, timeout, opener):
         self.batches, self.target, self.timeout, self.opener = batches, target, timeout, opener
-        self.link, self.deadline = None, time.monotonic() + timeout
+        self.link, self.deadline, self.unheard = None, time.monotonic() + timeout, False
 
     def drop(self):
         if self.link is not None:
@@ -2723,11 +2733,10 @@ class Exchange:
         return self.link
 
     def next(self, step):
-        link = self.link
-        if link is not None:
-            link.settle(self.deadline)
+        if self.unheard and self.link is not None:
+            self.link.settle(self.deadline)     # a peer that answers nothing: its kernel has it
             if self.batches.closing():
-                link.alive()                    # nothing comes after this that would tell
+                self.link.alive()               # nothing comes after this that would tell
         frames = self.batches.next(step.idle, self)
         if frames is None:
             raise Exhausted
@@ -2747,16 +2756,21 @@ class Exchange:
         return self.link.fd if self.link is not None else None
 
     def send(self, step):
+        self.unheard = True
         self.linked().send(step.data, self.deadline)
 
     def line(self, step):
+        self.unheard = False
         return self.linked().until(lambda data: data.find(b'\n') + 1 or None, self.deadline)
 
     def read(self, step):
+        self.unheard = False
         return self.linked().until(lambda data: step.n if len(data) >= step.n else None, self.deadline)
 
     def available(self, step):
-        return self.linked().available()
+        data = self.linked().available()
+        self.unheard = self.unheard and not data
+        return data
 
     def wait(self, step):
         self.batches.wait(step.seconds)
@@ -2810,10 +2824,13 @@ class Log:
                     os.write(2, data[:PIPE_BUF])
                     return
             else:
-                with open(self.dest, 'ab', 0) as file:
-                    file.write(data)
+                fd = os.open(self.dest, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o640)
+                try:
+                    os.write(fd, data)
+                finally:
+                    os.close(fd)
                 return
-        except OSError:
+        except (OSError, ValueError):
             pass
         self.lost += 1
 

@@ -1,0 +1,615 @@
+"""Section 9: real sockets on the loopback, and peers that misbehave."""
+import os
+import random
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import statbadger
+from conftest import ROOT, clean_environment, options
+from sinks import BlackHole, Deaf, TcpSink, UdpSink, free_port, until
+from statbadger import Available, Line, Next, Now, Random, Read, Send, Wait
+
+
+def opener():
+    return statbadger.Opener(statbadger.StdoutLink())
+
+
+def soon(seconds):
+    return time.monotonic() + seconds
+
+
+def dial(port, seconds=2.0):
+    return opener().open(('tcp', '127.0.0.1', port), seconds, soon(seconds))
+
+
+def tcp(host, port):
+    """An address as getaddrinfo() gives it."""
+    return (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, '', (host, port))
+
+
+class Timed:
+    """Says how long a block took that had to raise."""
+
+    def __init__(self, least, most):
+        self.least, self.most = least, most
+
+    def __enter__(self):
+        self.began = time.monotonic()
+        return self
+
+    def __exit__(self, *error):
+        took = time.monotonic() - self.began
+        assert self.least <= took <= self.most, 'took %.3f s' % took
+
+
+class Batches:
+    """What converse() asks for batches: lists that are given, then the end."""
+
+    def __init__(self, *batches):
+        self.left, self.waits, self.acknowledged = list(batches), [], []
+
+    def next(self, idle, exchange):
+        return self.left.pop(0) if self.left else None
+
+    def done(self, n):
+        self.acknowledged.append(n)
+
+    def reject(self, step):
+        raise AssertionError('not here')
+
+    def closing(self):
+        return not self.left
+
+    def wait(self, seconds):
+        self.waits.append(seconds)
+
+
+class Server:
+    """Runs talk(socket) for the first connection on 127.0.0.1."""
+
+    def __init__(self, talk):
+        self.server = socket.socket()
+        self.server.bind(('127.0.0.1', 0))
+        self.server.listen(5)
+        self.port, self.talk, self.over = self.server.getsockname()[1], talk, False
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        try:
+            sock = self.server.accept()[0]
+            with sock:
+                self.talk(sock, self)
+        except OSError:
+            pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.over = True
+        self.server.close()
+        self.thread.join(5)
+
+
+# -- deadlines --------------------------------------------------------------------------------
+
+def test_a_peer_that_never_accepts_costs_no_more_than_the_timeout():
+    with BlackHole() as hole, Timed(0.25, 1.0), pytest.raises(OSError):
+        dial(hole.port, 0.3)
+
+
+def test_a_peer_that_never_reads_costs_no_more_than_the_timeout():
+    with Deaf() as deaf:
+        link = dial(deaf.port)
+        with Timed(0.25, 1.0), pytest.raises(OSError):
+            link.send(b'x' * (64 << 20), soon(0.3))
+        link.close()
+
+
+def test_a_peer_that_never_acknowledges_its_last_bytes_is_found_out_by_the_deadline():
+    with Deaf() as deaf:
+        link = dial(deaf.port)
+        with pytest.raises(OSError):
+            link.send(b'x' * (64 << 20), soon(0.1))     # now its window is shut
+        assert link.waiting()
+        with Timed(0.25, 1.0), pytest.raises(OSError):
+            link.settle(soon(0.3))
+        link.close()
+
+
+def drip(sock, server):
+    while not server.over:
+        sock.send(b'x')
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize('step', [Line(), Read(1000)])
+def test_a_reply_that_comes_drop_by_drop_does_not_stretch_the_deadline(step):
+    def talk():
+        yield Next()
+        yield step
+    with Server(drip) as server, Timed(0.35, 1.2), pytest.raises(OSError):
+        statbadger.converse(talk(), Batches(['frame']), ('tcp', '127.0.0.1', server.port), 0.4, opener())
+
+
+def test_a_reply_without_end_is_cut_off():
+    def flood(sock, server):
+        sock.sendall(b'x' * (1 << 20))
+    with Server(flood) as server:
+        link = dial(server.port)
+        with Timed(0, 1.5), pytest.raises(OSError):
+            link.until(lambda data: data.find(b'\n') + 1 or None, soon(2))
+        assert len(link.buffer) < 1 << 18
+        link.close()
+
+
+def test_an_unreachable_port_is_refused_at_once():
+    with Timed(0, 0.5), pytest.raises(ConnectionRefusedError):
+        dial(free_port(), 5)
+
+
+def test_a_link_that_could_not_be_opened_keeps_no_descriptor():
+    before = len(os.listdir('/proc/self/fd'))
+    with BlackHole() as hole:
+        for port in (free_port(), hole.port):
+            with pytest.raises(OSError):
+                dial(port, 0.1)
+    assert len(os.listdir('/proc/self/fd')) == before
+
+
+# -- names and addresses ----------------------------------------------------------------------
+
+def test_the_second_address_is_tried_when_the_first_refuses():
+    with TcpSink() as sink:
+        link = statbadger.StreamLink([tcp('127.0.0.1', free_port()), tcp('127.0.0.1', sink.port)], 2, soon(2))
+        link.send(b'hello\n', soon(1))
+        assert until(lambda: sink.bytes() == b'hello\n')
+        link.close()
+
+
+def test_a_dead_first_address_takes_its_part_of_the_time_and_leaves_the_rest():
+    with BlackHole() as hole, TcpSink() as sink, Timed(0.2, 0.75):
+        link = statbadger.StreamLink([tcp('127.0.0.1', hole.port), tcp('127.0.0.1', sink.port)], 0.8, soon(0.8))
+        link.send(b'hello\n', soon(1))
+        link.close()
+
+
+def test_all_addresses_dead_is_one_error_within_the_deadline():
+    with BlackHole() as hole, Timed(0.25, 1.0), pytest.raises(OSError):
+        statbadger.StreamLink([tcp('127.0.0.1', hole.port)] * 3, 0.3, soon(0.3))
+
+
+def test_an_address_family_that_the_kernel_lacks_does_not_hide_the_next_address():
+    with TcpSink() as sink:
+        link = statbadger.StreamLink([(250, socket.SOCK_STREAM, 0, '', ('x', 1)), tcp('127.0.0.1', sink.port)], 2, soon(2))
+        link.close()
+
+
+def test_a_name_that_does_not_resolve_is_an_error_that_says_so():
+    with Timed(0, 3.5), pytest.raises(OSError) as caught:
+        opener().open(('tcp', 'no-such-host.invalid', 1), 3, soon(3))
+    assert 'resolve' in str(caught.value) or 'time' in str(caught.value)
+
+
+@pytest.mark.parametrize('name', ['a..b', '.', 'x' * 64 + '.invalid', 'x' * 300])
+def test_a_name_that_can_be_none_is_an_ordinary_error_too(name):
+    with pytest.raises(OSError):
+        opener().open(('tcp', name, 1), 3, soon(3))
+
+
+def test_localhost_is_resolved_and_its_threads_and_descriptors_end():
+    one = opener()
+    with TcpSink() as sink:
+        before = len(os.listdir('/proc/self/fd'))
+        for _ in range(5):
+            one.open(('tcp', 'localhost', sink.port), 2, soon(2)).close()
+        assert until(lambda: len(os.listdir('/proc/self/fd')) <= before + 5)      # the accepting side's five
+        pipes = [fd for fd in os.listdir('/proc/self/fd') if os.path.exists('/proc/self/fd/' + fd)
+                 and stat.S_ISFIFO(os.stat('/proc/self/fd/' + fd).st_mode)]
+        again = len(pipes)
+        one.open(('tcp', 'localhost', sink.port), 2, soon(2)).close()
+        time.sleep(0.05)
+        pipes = [fd for fd in os.listdir('/proc/self/fd') if os.path.exists('/proc/self/fd/' + fd)
+                 and stat.S_ISFIFO(os.stat('/proc/self/fd/' + fd).st_mode)]
+        assert len(pipes) == again
+
+
+def test_a_name_service_that_is_stuck_is_asked_by_one_thread_only_and_addresses_need_none():
+    resolver = statbadger.Resolver()
+    resolver.asked = [None, []]                         # a question that was never answered
+    with Timed(0, 0.2), pytest.raises(OSError):
+        resolver.addresses('localhost', 1, socket.SOCK_STREAM, soon(3))
+    assert resolver.addresses('127.0.0.1', 5, socket.SOCK_STREAM, soon(3))[0][4] == ('127.0.0.1', 5)
+
+
+def test_ipv6_addresses_are_dialled_too():
+    try:
+        server = socket.socket(socket.AF_INET6)
+        server.bind(('::1', 0))
+    except OSError as error:
+        pytest.skip('no IPv6 loopback: %s' % error)
+    server.listen(1)
+    link = opener().open(('tcp', '::1', server.getsockname()[1]), 2, soon(2))
+    server.accept()[0].close()
+    link.close()
+    server.close()
+
+
+# -- bytes out and in -------------------------------------------------------------------------
+
+def test_a_slow_reader_gets_every_byte_in_order():
+    seed = random.randrange(1 << 30)
+    print('seed', seed)
+    data = bytes(bytearray(random.Random(seed).randrange(256) for _ in range(1 << 16))) * 24
+    with TcpSink(slow=0.001, piece=16384, small=True) as sink:
+        link = dial(sink.port)
+        link.send(data, soon(10))
+        link.settle(soon(10))
+        assert until(lambda: len(sink.bytes()) == len(data), 10)
+        assert sink.bytes() == data
+        link.close()
+
+
+def test_replies_are_read_by_line_and_by_count_however_they_are_cut():
+    reply = b'+OK first\r\n' + b'\x00\x01\n\xff' + b'last\n'
+
+    def cut(sock, server):
+        sock.recv(100)
+        for i in range(len(reply)):
+            sock.send(reply[i:i + 1])
+            time.sleep(0.001)
+        sock.recv(100)
+
+    got = []
+
+    def talk():
+        yield Next()
+        yield Send(b'go\n')
+        got.append((yield Line()))
+        got.append((yield Read(4)))
+        got.append((yield Line()))
+    with Server(cut) as server:
+        statbadger.converse(talk(), Batches(['frame']), ('tcp', '127.0.0.1', server.port), 3, opener())
+    assert got == [b'+OK first\r\n', b'\x00\x01\n\xff', b'last\n']
+
+
+def test_what_has_arrived_is_available_without_waiting():
+    arrived = threading.Event()
+
+    def talk_first(sock, server):
+        sock.sendall(b'banner')
+        arrived.set()
+        while sock.recv(100):
+            pass
+    got = []
+
+    def talk():
+        yield Next()
+        yield Send(b'x')
+        arrived.wait(3)
+        time.sleep(0.05)
+        got.append((yield Available()))
+        got.append((yield Available()))
+    with Server(talk_first) as server:
+        statbadger.converse(talk(), Batches(['frame']), ('tcp', '127.0.0.1', server.port), 3, opener())
+    assert got[0] == b'banner' and got[1] == b''
+
+
+def test_time_randomness_and_waiting_are_steps():
+    batches, got = Batches(['frame']), []
+
+    def talk():
+        yield Next()
+        got.append((yield Now()))
+        got.append((yield Random(8)))
+        got.append((yield Random(8)))
+        got.append((yield Wait(1.5)))
+    statbadger.converse(talk(), batches, ('none',), 3, opener())
+    assert abs(got[0] - time.time()) < 5
+    assert len(got[1]) == 8 and got[1] != got[2]
+    assert batches.waits == [1.5] and got[3] is None
+
+
+def test_an_error_is_thrown_into_the_dialogue_at_its_step():
+    got = []
+
+    def talk():
+        yield Next()
+        try:
+            yield Send(b'x')
+        except OSError as error:
+            got.append(type(error))
+        yield Next()
+    statbadger.converse(talk(), Batches(['one']), ('tcp', '127.0.0.1', free_port()), 3, opener())
+    assert got == [ConnectionRefusedError]
+
+
+def test_the_deadline_starts_anew_with_each_batch():
+    def talk():
+        while True:
+            yield Next()
+            yield Send(b'x')
+            yield Line()
+
+    def echo(sock, server):
+        for _ in range(4):
+            sock.recv(10)
+            time.sleep(0.2)
+            sock.send(b'ok\n')
+        sock.recv(10)
+    with Server(echo) as server:
+        statbadger.converse(talk(), Batches(*[['frame']] * 4), ('tcp', '127.0.0.1', server.port), 0.5, opener())
+
+
+def test_the_connection_is_closed_when_the_dialogue_is_over():
+    def talk():
+        yield Next()
+        yield Send(b'bye\n')
+    with TcpSink() as sink:
+        statbadger.converse(talk(), Batches(['frame']), ('tcp', '127.0.0.1', sink.port), 3, opener())
+        assert until(lambda: sink.ended == [True])
+        assert sink.bytes() == b'bye\n'
+
+
+# -- peers that close -------------------------------------------------------------------------
+
+def sender_to(port, timeout=2.0, more=None):
+    """A started graphite Sender, its spool and what it logged."""
+    values = dict(host='127.0.0.1', port=port, protocol='plaintext', transport='tcp', prefix='x', tagged=False,
+                  blacklist=[], tags={}, interval=0, flush=0, batch=100, timeout=timeout)
+    values.update(more or {})
+    chosen = options(**values)
+    spool, log = statbadger.Spool(1 << 20), []
+    cursor = statbadger.Cursor(spool, 'g', chosen, 'sent')
+    over = threading.Event()
+    sender = statbadger.Sender(cursor, lambda: statbadger.graphite(chosen), statbadger.graphite_link(chosen), timeout,
+                               opener(), lambda level, message: log.append(message), statbadger.Clock(), over.set)
+    spool.cursors.append(cursor)
+    sender.start()
+    return sender, spool, log, over
+
+
+def tick(spool, number):
+    layout = statbadger.Layout((statbadger.Series('t', 'n', '', statbadger.GAUGE, (), ()),))
+    who = {key: '' for key in statbadger.IDENTITY_KEYS}
+    spool.accept(statbadger.Frame(number * 1000, number, who, layout, statbadger.array('d', [number])))
+
+
+def lines(numbers):
+    return ['x.t.n %d %d' % (i, i) for i in numbers]
+
+
+def test_a_peer_that_closes_while_nothing_is_under_way_is_dialled_again_and_nothing_is_lost_or_said():
+    with TcpSink() as sink:
+        sender, spool, log, over = sender_to(sink.port)
+        for i in range(1, 6):
+            tick(spool, i)
+            assert until(lambda: sink.lines() == lines(range(1, i + 1)))
+            assert until(lambda: sender.cursor.count['sent'] == i)
+            sink.hang_up()
+        sender.close(soon(2))
+        assert over.wait(3)
+        assert len(sink.received) == 5
+        assert log == [] and sender.failure is None
+        assert sender.cursor.count['sent'] == 5 and not sender.cursor.frames
+
+
+def test_a_connection_that_stays_is_used_for_all_ticks():
+    with TcpSink() as sink:
+        sender, spool, log, over = sender_to(sink.port)
+        for i in range(1, 21):
+            tick(spool, i)
+        assert until(lambda: sink.lines() == lines(range(1, 21)))
+        sender.close(soon(2))
+        assert over.wait(3) and len(sink.received) == 1
+
+
+def test_a_connection_reset_while_nothing_is_under_way_is_dialled_again():
+    with TcpSink() as sink:
+        sender, spool, log, over = sender_to(sink.port)
+        tick(spool, 1)
+        assert until(lambda: sender.cursor.count['sent'] == 1 and sink.lines() == lines([1]))
+        sink.reset()
+        time.sleep(0.05)
+        tick(spool, 2)
+        assert until(lambda: sink.lines() == lines([1, 2]))
+        sender.close(soon(2))
+        assert over.wait(3)
+
+
+def test_a_batch_that_broke_off_half_way_is_sent_whole_on_a_new_connection():
+    broken = threading.Event()
+
+    def cut(sock, server):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.recv(1000)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\1\0\0\0\0\0\0\0')
+        broken.set()
+    with Server(cut) as server:
+        sender, spool, log, over = sender_to(server.port, more={'prefix': 'p' * 150})
+        layout = statbadger.Layout(tuple(statbadger.Series('t', 'n%05d' % i, '', statbadger.GAUGE, (), ())
+                                         for i in range(40000)))
+        who = {key: '' for key in statbadger.IDENTITY_KEYS}
+        spool.accept(statbadger.Frame(1000, 1, who, layout, statbadger.array('d', range(40000))))
+        assert broken.wait(5)
+        assert until(lambda: sender.failures, 5)
+        assert sender.cursor.count['sent'] == 0 and len(sender.cursor.frames) == 1
+        port = server.port
+    with TcpSink(port=port) as sink:
+        assert until(lambda: sender.cursor.count['sent'] == 1, 5)
+        sender.close(soon(2))
+        assert over.wait(3)
+        got = sink.lines()
+        assert len(got) == 40000 and got[0] == 'p' * 150 + '.t.n00000 0 1' and got[-1] == 'p' * 150 + '.t.n39999 39999 1'
+
+
+def test_a_sink_that_starts_late_gets_everything_from_the_beginning():
+    port = free_port()
+    sender, spool, log, over = sender_to(port)
+    for i in range(1, 8):
+        tick(spool, i)
+    assert until(lambda: sender.failures)
+    with TcpSink(port=port) as sink:
+        assert until(lambda: sink.lines() == lines(range(1, 8)), 8)
+        assert log[0].startswith('g: ') and 'delivers again' in log[-1]
+        sender.close(soon(2))
+        assert over.wait(3) and sender.failure is None
+
+
+def test_datagrams_arrive_as_they_were_sent_and_a_closed_port_is_an_error_not_the_end():
+    with UdpSink() as sink:
+        link = opener().open(('udp', '127.0.0.1', sink.port), 1, soon(1))
+        for i in range(20):
+            link.send(b'line %d\n' % i, soon(1))
+        assert until(lambda: len(sink.datagrams) == 20)
+        assert sink.datagrams == [b'line %d\n' % i for i in range(20)]
+        link.close()
+    link = opener().open(('udp', '127.0.0.1', sink.port), 1, soon(1))
+    with pytest.raises(ConnectionRefusedError):
+        for i in range(50):
+            link.send(b'x', soon(1))
+            time.sleep(0.005)
+    link.close()
+
+
+# -- the log ----------------------------------------------------------------------------------
+
+def test_the_log_makes_text_from_outside_printable(tmp_path):
+    log = statbadger.Log('info', str(tmp_path / 'log'))
+    log('info', u'a\x1b[31m\nb\u2028\udcff' + 'x' * 5000)
+    text = (tmp_path / 'log').read_bytes().decode('ascii')
+    assert text.count('\n') == 1 and '\x1b' not in text and len(text) < 1200
+    assert log.lost == 0
+
+
+def test_the_log_writes_what_is_important_enough_and_follows_a_file_that_was_moved(tmp_path):
+    path = tmp_path / 'log'
+    log = statbadger.Log('warning', str(path))
+    log('info', 'too low')
+    log('warning', 'one')
+    path.rename(tmp_path / 'log.1')
+    log('error', 'two')
+    assert 'one' in (tmp_path / 'log.1').read_text() and 'too low' not in (tmp_path / 'log.1').read_text()
+    assert path.read_text().endswith(' statbadger error: two\n')
+
+
+@pytest.mark.parametrize('dest', ['/dev/full', '/nowhere/at/all', '/', 'a\0b'])
+def test_the_log_never_raises_and_counts_what_it_could_not_write(dest):
+    log = statbadger.Log('info', dest)
+    log('error', 'x')
+    assert log.lost == 1
+
+
+LOG_TO_A_FULL_PIPE = '''
+import os, sys, time
+import statbadger
+reading, writing = os.pipe()
+os.dup2(writing, 2)
+log = statbadger.Log()
+began = time.monotonic()
+for i in range(3000):
+    log('info', 'x' * 900)
+assert time.monotonic() - began < 3
+assert log.lost > 2000, log.lost
+os.close(reading)
+log('info', 'nobody reads')
+os.close(2)
+log('info', 'closed')
+os.write(1, b'fine')
+'''
+
+
+def test_the_log_does_not_wait_for_a_reader_of_standard_error():
+    process = subprocess.Popen([sys.executable, '-c', LOG_TO_A_FULL_PIPE], cwd=ROOT, stdout=subprocess.PIPE,
+                               env=clean_environment({'PYTHONPATH': ROOT}))
+    try:
+        out, _ = process.communicate(timeout=10)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    assert out == b'fine'
+
+
+LOG_TO_A_FIFO = '''
+import os, sys, time
+import statbadger
+log = statbadger.Log('info', sys.argv[1])
+began = time.monotonic()
+log('info', 'nobody reads this')
+assert time.monotonic() - began < 2
+os.write(1, b'%d' % log.lost)
+'''
+
+
+def test_the_log_does_not_wait_for_a_reader_of_a_named_pipe(tmp_path):
+    os.mkfifo(str(tmp_path / 'fifo'))
+    process = subprocess.Popen([sys.executable, '-c', LOG_TO_A_FIFO, str(tmp_path / 'fifo')], cwd=ROOT,
+                               stdout=subprocess.PIPE, env=clean_environment({'PYTHONPATH': ROOT}))
+    try:
+        out, _ = process.communicate(timeout=1.5)
+    except subprocess.TimeoutExpired:
+        out = b'hangs'
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    assert out == b'1'
+
+
+# -- standard output --------------------------------------------------------------------------
+
+STDOUT_TORN = '''
+import fcntl, os, sys, threading, time
+import statbadger
+reading, writing = os.pipe()
+os.dup2(writing, 1)
+os.close(writing)
+link = statbadger.StdoutLink()
+one = b'1' * 200000 + b'\\n'
+try:
+    link.send(one, time.monotonic() + 0.2)      # a pipe holds 64 KiB: the message is torn
+    sys.exit(3)
+except OSError:
+    pass
+got = []
+def drain():
+    while True:
+        piece = os.read(reading, 65536)
+        if not piece:
+            return
+        got.append(piece)
+thread = threading.Thread(target=drain)
+thread.start()
+MORE
+os.close(1)
+thread.join()
+text = b''.join(got)
+assert text == EXPECTED, (len(text), text[:10], text[-10:])
+os.write(2, b'fine')
+'''
+
+
+@pytest.mark.parametrize('more, expected', [
+    ("link.send(one, time.monotonic() + 2)", "one"),
+    ("link.send(b'2\\n', time.monotonic() + 2)", "one + b'2\\n'"),
+    ("link.send(b'2\\n', time.monotonic() + 2); link.send(one, time.monotonic() + 2)", "one + b'2\\n' + one"),
+])
+def test_a_message_that_a_full_pipe_tore_is_continued_and_never_mixed_with_another(more, expected):
+    code = STDOUT_TORN.replace('MORE', more).replace('EXPECTED', expected)
+    process = subprocess.Popen([sys.executable, '-c', code], cwd=ROOT, stderr=subprocess.PIPE,
+                               env=clean_environment({'PYTHONPATH': ROOT}))
+    try:
+        _, err = process.communicate(timeout=10)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    assert err == b'fine'
