@@ -2839,6 +2839,7 @@ class Log:
 
 FIRST_BACKOFF = 0.5             # seconds; the longest wait doubles with each failure in a row
 LONGEST_BACKOFF = 60.0
+LONGEST_PAUSE = 300.0           # whatever a peer asks for
 ACCOUNT = ('accepted', 'acknowledged', 'sent', 'dropped', 'quarantined', 'damaged', 'refused_points')
 
 
@@ -2950,8 +2951,8 @@ class Cursor:
 
     accepted = acknowledged + sent + dropped + quarantined + damaged + pending
 
-    frames: those that wait, oldest first; the first `pinned` are under way. All of it is guarded by
-    the spool's lock.
+    frames: those that wait, oldest first; the first `pinned` are under way; those up to the sequence
+    number `ripe` may go. All of it is guarded by the spool's lock.
     """
 
     def __init__(self, spool, name, options, delivery):
@@ -2960,8 +2961,8 @@ class Cursor:
         self.batch, self.limit, self.suspects = options.batch, options.batch, 0
         self.frames, self.pinned, self.done_already, self.rejected = [], 0, 0, {}
         self.count = dict.fromkeys(ACCOUNT, 0)
-        self.bell, self.idle, self.ripe, self.closing = Bell(), False, False, False
-        self.last_ms = self.last_error = 0
+        self.bell, self.idle, self.closing = Bell(), False, False
+        self.ripe = self.last_ms = self.last_error = 0
 
     def wants(self, frame):
         return not self.closing and (not self.interval or frame.time_ms % self.interval == 0)
@@ -2969,14 +2970,15 @@ class Cursor:
     def take(self, frame):
         self.frames.append(frame)
         self.count['accepted'] += 1
-        if not self.flush or frame.time_ms % self.flush == 0 or (
-                self.last_ms and -(-frame.time_ms // self.flush) != -(-self.last_ms // self.flush)):
-            self.ripe = True
+        if not self.flush or frame.time_ms % self.flush == 0:
+            self.ripe = frame.seq
+        elif self.last_ms % self.flush and frame.time_ms // self.flush != self.last_ms // self.flush:
+            self.ripe = frame.seq - 1           # the tick on the multiple itself was not held
         self.last_ms = frame.time_ms
 
     def rouse(self):
         """Whether its thread sleeps and should not."""
-        if self.idle and (self.ripe or self.closing) and self.frames:
+        if self.idle and self.frames and self.frames[0].seq <= self.ripe:
             self.idle = False
             return True
         return False
@@ -3007,15 +3009,12 @@ class Cursor:
         with self.spool.lock:
             if self.pinned:
                 self.acknowledge(self.pinned)
-            if self.frames and (self.ripe or self.closing):
-                self.pinned = min(self.limit, len(self.frames))
-                self.done_already = 0
-                return self.frames[:self.pinned]
-            self.ripe = False
-            if self.closing:
-                return None
-            self.idle = True
-            return []
+            batch = self.frames[:self.limit]
+            if self.flush and not self.closing:
+                batch = [frame for frame in batch if frame.seq <= self.ripe]
+            self.pinned, self.done_already = len(batch), 0
+            self.idle = not batch
+            return batch if batch or not self.closing else None
 
     def give_up(self):
         """All that waits is lost: the end has come."""
@@ -3071,6 +3070,7 @@ class Sender:
                 self.ended = self.failed(error, error.strerror or str(error))
             except Exception as error:          # ours or a user's: said with its place, and the agent lives
                 self.ended = self.failed(error, trouble(error))
+        self.cursor.give_up()
         self.finished()
 
     def closing(self):
@@ -3145,7 +3145,7 @@ class Sender:
         else:
             self.say('%s; the ticks wait' % reason)
         longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(self.failures, 10))
-        pause = getattr(error, 'wait', 0) or longest * int.from_bytes(os.urandom(4), 'big') / 4294967296.0
+        pause = min(max(getattr(error, 'wait', 0), 0), LONGEST_PAUSE) or longest * int.from_bytes(os.urandom(4), 'big') / 4294967296.0
         self.wait(pause)
         return self.deadline is not None and self.now() >= self.deadline
 
@@ -3188,7 +3188,7 @@ class Schedule:
 
     def __init__(self, clock, intervals, not_before=0):
         self.clock, self.intervals = clock, sorted(set(intervals))
-        self.last, self.last_monotonic = not_before, clock.monotonic()
+        self.not_before, self.last, self.last_monotonic = not_before, 0, clock.monotonic()
         self.late, self.skipped, self.lateness, self.ticked = 0, 0, 0.0, False
 
     def after(self, ms):
@@ -3198,12 +3198,20 @@ class Schedule:
     def next(self):
         """(grid point, monotonic ms at which to hold that tick)"""
         wall, now = self.clock.wall(), self.clock.monotonic()
+        if not self.ticked:
+            point = self.after(max(wall, self.not_before))
+            return point, now + point - wall
         ahead = self.last - wall
         if self.intervals[0] < ahead <= LARGEST_STEP:
             point = self.after(self.last)
             return point, self.last_monotonic + (point - self.last) * (SLEWED + 1.0) / SLEWED
         point = self.after(self.last if 0 < ahead <= LARGEST_STEP else wall)
         return point, now + point - wall
+
+    def latest(self, point):
+        """The grid point to hold now that its time has come: a later one, if that has come too."""
+        wall = int(self.clock.wall())
+        return max([point] + [wall // i * i for i in self.intervals])
 
     def between(self, start, end):
         """How many grid points lie between two."""
@@ -3637,7 +3645,7 @@ class Agent:
             rest = due - self.clock.monotonic()
             if rest <= 0:
                 if self.clock.wall() >= point:
-                    return point
+                    return self.schedule.latest(point)
                 point, due = self.schedule.next()       # the wall clock went slower, or back
                 if due - self.clock.monotonic() <= 1:
                     return point
