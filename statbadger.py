@@ -1440,7 +1440,7 @@ def state_row(tree, table, labels, line):
         row = counters(line.split()[1:])
         if len(row) < 4:
             raise ValueError
-        yield table, labels, row
+        yield table, labels, row[:len(table.raw)]
     except ValueError:
         tree.bad_line()
 
@@ -1901,6 +1901,8 @@ class Plan:
 
     def __init__(self, table, width, rows):
         raw = table.raw[:width]
+        if width > len(raw):
+            raise TypeError('a row of %d columns for the table %s of %d' % (width, table.family, len(raw)))
         at = {m.name: i for i, m in enumerate(raw)}
         self.width, self.rows, self.shown = width, rows, table.shown(width)
         self.counters = [(i, m.kind) for i, m in enumerate(raw) if m.kind in COUNTERS]
