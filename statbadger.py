@@ -2105,14 +2105,14 @@ class Parts:
             except (Absent, ValueError, IndexError, KeyError, OverflowError) as error:
                 state[2:5] = failures + 1, now + min(self.LONGEST, 2.0 ** failures) - 0.5, True
                 self.errors += 1
-                if not said:
+                if not said and (self.patient or not rates.keys):
                     self.said('warning', '%s: %s' % (self.name, error if isinstance(error, Absent)
                                                      else 'no use can be made of %s' % (error or 'what was read')))
                 continue
             self.errors += tree.bad_lines - bad
-            if failures:
+            if failures and self.patient:
                 self.said('info', '%s: %s can be read again' % (self.name, part.__name__))
-                state[2:5] = 0, 0.0, False
+                state[2:5] = 0, 0.0, not self.patient
             if found:
                 out.append(rates.feed(found, tree.when, narrow))
                 self.large |= rates.large
@@ -3070,7 +3070,7 @@ class Sender:
                 self.refused(error)
             except OSError as error:
                 self.ended = self.failed(error, error.strerror or str(error))
-            except Exception as error:          # ours or a user's: said with its place, and the agent lives
+            except (Exception, SystemExit) as error:    # ours or a user's: said with its place
                 self.ended = self.failed(error, trouble(error))
         self.cursor.give_up()
         self.finished()
@@ -3183,37 +3183,42 @@ class Clock:
 class Schedule:
     """When ticks fall: on the wall-clock multiples of each of the intervals (ms).
 
-    A step of the wall clock forward skips grid points, never bursts. A step back of up to a minute
-    does not repeat time stamps: they go on from the last one, and longer waits let the wall clock
-    catch up. late, skipped: how often a tick began late, and how many were never held.
+    A tick that was waited for is held, however late the waiting ended; one whose time passed while the
+    one before was still busy is skipped, so there are never bursts. A step of the wall clock back by
+    up to a minute does not repeat time stamps: they go on from the last one, and longer waits let the
+    wall clock catch up. late, skipped: how often a tick began late, and how many were never held.
     """
 
     def __init__(self, clock, intervals, not_before=0):
-        self.clock, self.intervals = clock, sorted(set(intervals))
-        self.not_before, self.last, self.last_monotonic = not_before, 0, clock.monotonic()
-        self.late, self.skipped, self.lateness, self.ticked = 0, 0, 0.0, False
+        self.clock, self.last, self.last_monotonic = clock, None, clock.monotonic()
+        self.late, self.skipped, self.lateness = 0, 0, 0.0
+        self.follow(intervals, max(not_before, clock.wall()))
+
+    def follow(self, intervals, since=None):
+        """From now on ticks fall on the multiples of these."""
+        self.intervals = sorted(set(intervals))
+        self.point, self.awaited = self.after(self.last if since is None else since), False
 
     def after(self, ms):
         """The first grid point after that time."""
-        return min((int(ms) // i + 1) * i for i in self.intervals)
+        return min([(int(ms) // i + 1) * i for i in self.intervals])
 
     def next(self):
         """(grid point, monotonic ms at which to hold that tick)"""
         wall, now = self.clock.wall(), self.clock.monotonic()
-        if not self.ticked:
-            point = self.after(max(wall, self.not_before))
-            return point, now + point - wall
-        ahead = self.last - wall
+        ahead = self.last - wall if self.last is not None else 0
         if self.intervals[0] < ahead <= LARGEST_STEP:
-            point = self.after(self.last)
-            return point, self.last_monotonic + (point - self.last) * (SLEWED + 1.0) / SLEWED
-        point = self.after(self.last if 0 < ahead <= LARGEST_STEP else wall)
-        return point, now + point - wall
-
-    def latest(self, point):
-        """The grid point to hold now that its time has come: a later one, if that has come too."""
-        wall = int(self.clock.wall())
-        return max([point] + [wall // i * i for i in self.intervals])
+            return self.point, self.last_monotonic + (self.point - self.last) * (SLEWED + 1.0) / SLEWED
+        if ahead > LARGEST_STEP or wall < self.point - 2 * self.intervals[-1]:
+            self.last = None
+            self.follow(self.intervals, wall)
+        elif wall >= self.point:
+            if not self.awaited:
+                self.point = self.after(wall)
+            elif wall - self.point >= self.intervals[0]:        # stopped, or suspended
+                self.point = max(int(wall) // i * i for i in self.intervals)
+        self.awaited = True
+        return self.point, now + self.point - wall
 
     def between(self, start, end):
         """How many grid points lie between two."""
@@ -3226,13 +3231,13 @@ class Schedule:
 
     def begin(self, point):
         """Called when the tick is held: keeps count of what is late and what was skipped."""
-        if self.ticked:
+        if self.last is not None:
             self.skipped += self.between(self.last, point)
-        self.ticked = True
         self.lateness = max(0.0, self.clock.wall() - point)
         if self.lateness > self.intervals[0] / 10.0:
             self.late += 1
         self.last, self.last_monotonic = point, self.clock.monotonic()
+        self.follow(self.intervals)
 
 
 # == 12 AGENT: configuration to running parts; signals, reload, the end, the re-exec ============
@@ -3297,7 +3302,7 @@ def load_user(chosen, method, log):
         instance = made[0](plain(chosen.given), UserLogger(log, chosen.name))
     except ConfigError:
         raise
-    except Exception as error:                  # whatever user code raises
+    except (Exception, SystemExit) as error:    # whatever user code raises
         fail(trouble(error), 'code that loads')
     if not callable(getattr(instance, method, None)):
         fail('a class without %s()' % method, 'one with it')
@@ -3324,7 +3329,7 @@ class UserModule:
         try:
             stats = self.instance.get_stats(iteration) or []
             points = [p for stat in stats for p in self.points(stat)]
-        except Exception as error:              # whatever user code raises: said once, called again
+        except (Exception, SystemExit) as error:        # whatever user code raises: said once, called again
             self.errors += 1
             if not self.failing:
                 self.said('error', '%s: %s' % (self.name, trouble(error)))
@@ -3362,20 +3367,19 @@ def user_dialogue(instance, keep):
 
 
 class Worker:
-    """A module in a thread of its own. ask() starts a reading and waits at most `patience` seconds;
-    what comes later is picked up by the next ask(), once. Owns two bells."""
+    """A module in a thread of its own. ask() starts a reading, collect() waits for it so many seconds;
+    what comes later the next ask() gives, once. Owns two bells, which its thread closes."""
 
-    def __init__(self, source, patience):
-        self.source, self.patience = source, patience
-        self.asked, self.ready, self.work, self.answers, self.busy = Bell(), Bell(), None, [], False
-        self.closed = False
+    def __init__(self, source):
+        self.source, self.asked, self.ready = source, Bell(), Bell()
+        self.work, self.answers, self.busy, self.closed = None, [], False, False
         _thread.start_new_thread(self.run, ())
 
     def run(self):
         while True:
             self.asked.wait()
             if self.closed:
-                return
+                break
             try:
                 answer = self.source.read(*self.work)
             except Exception as error:          # ours: the thread must live
@@ -3384,16 +3388,23 @@ class Worker:
             self.answers.append(answer)
             self.busy = False
             self.ready.ring()
+        self.asked.close()
+        self.ready.close()
 
-    def read(self, *work):
-        out = self.take()
+    def ask(self, *work):
+        """Starts a reading, unless the one before has not ended; gives what that one said too late."""
+        late = self.take()
         if not self.busy:
-            self.work, self.busy = work, True
             self.ready.wait(0)
+            self.work, self.busy = work, True
             self.asked.ring()
-            if self.patience and self.ready.wait(self.patience):
-                out += self.take()
-        return out
+        return late
+
+    def collect(self, patience):
+        """What the reading says within so many seconds."""
+        if self.busy:
+            self.ready.wait(patience)
+        return self.take()
 
     def take(self):
         out = []
@@ -3409,11 +3420,13 @@ class Worker:
 # -- running parts ----------------------------------------------------------------------------
 
 class Running:
-    """One module at work: when it is due, what it costs, where it is read."""
+    """One module at work: when it is due, what it costs, where it is read. worker: its own thread, if it
+    has one; then patience says how many seconds from the start of a tick it is waited for."""
 
-    def __init__(self, chosen, interval, source, worker):
-        self.chosen, self.interval, self.source, self.worker = chosen, interval, source, worker
-        self.read = (worker or source).read
+    def __init__(self, chosen, interval, source, threaded):
+        self.chosen, self.interval, self.source = chosen, interval, source
+        self.worker = Worker(source) if threaded else None
+        self.patience = 0 if chosen.options['async'] else interval / 10000.0
         self.duration, self.last_ms = 0.0, 0
 
     def due_in_replay(self, point):
@@ -3440,8 +3453,8 @@ class Agent:
         self.modules, self.senders, self.left = [], [], []
         self.layouts, self.identity, self.identity_at = {}, None, 0.0
         self.iteration, self.narrow, self.schedule = 0, None, None
-        self.modules = self.make_modules(self.settings)
-        self.senders = self.make_senders(self.settings)
+        self.make_modules(self.settings, self.modules)
+        self.make_senders(self.settings, self.senders)
 
     # building
 
@@ -3452,10 +3465,9 @@ class Agent:
     def global_interval(self, settings):
         return int(settings.top.interval * 1000 + 0.5)
 
-    def make_modules(self, settings):
-        """[Running]: those of before whose configuration is the same go on with what they remember."""
+    def make_modules(self, settings, out):
+        """Adds a Running for each: those of before whose configuration is the same go on as they are."""
         before = {r.chosen.name: r for r in self.modules}
-        out = []
         for chosen in settings.modules:
             if self.replay and (chosen.kind is None or chosen.kind == 'self'):
                 continue
@@ -3465,7 +3477,6 @@ class Agent:
                 out.append(old)
             else:
                 out.append(self.make_module(chosen, interval))
-        return out
 
     def make_module(self, chosen, interval):
         keep, user = unwanted(chosen.options.blacklist), chosen.kind is None
@@ -3477,17 +3488,15 @@ class Agent:
             memory = {'account': self.account} if chosen.kind == 'self' else {}
             source = Parts(chosen.name, MODULES[chosen.kind].parts, chosen.options, tree, self.log,
                            memory, keep, not self.replay)
-        patience = 0 if chosen.options['async'] else interval / 10000.0
-        return Running(chosen, interval, source, Worker(source, patience) if threaded else None)
+        return Running(chosen, interval, source, threaded)
 
-    def make_senders(self, settings):
-        """[(Chosen, Sender)]: those of before whose configuration is the same keep what is pending."""
+    def make_senders(self, settings, out):
+        """Adds (Chosen, Sender) for each: those of before that are the same keep what is pending."""
         before = {chosen.name: (chosen, sender) for chosen, sender in self.senders}
-        out = []
         for chosen in settings.emitters:
             old = before.get(chosen.name)
-            out.append(old if old and old[0] == chosen and not old[1].ended else (chosen, self.make_sender(chosen)))
-        return out
+            same = old and old[0] == chosen and not old[1].ended
+            out.append(old if same else (chosen, self.make_sender(chosen)))
 
     def make_sender(self, chosen):
         options, keep = chosen.options, unwanted(chosen.options.blacklist)
@@ -3536,11 +3545,17 @@ class Agent:
             return None
         if self.narrow is None:
             self.narrow = narrow_counters(tree)
+        if point is None:                       # user code counts its calls: the first tick is its first
+            due = [r for r in due if r.chosen.kind]
         found, began = [], now
+        late = {r: r.worker.ask(now, self.narrow, self.iteration) for r in due if r.worker}
         for running in due:
-            if running.worker and point is None and running.chosen.kind is None:
-                continue                        # user code counts its calls: the first tick is its first
-            found += running.read(now, self.narrow, self.iteration)
+            if running in late:
+                found += late[running]
+                if running.patience:
+                    found += running.worker.collect(now + running.patience - tree.monotonic())
+            else:
+                found += running.source.read(now, self.narrow)
             running.duration, began = tree.monotonic() - began, tree.monotonic()
         tree.fresh.clear()
         return found
@@ -3641,25 +3656,21 @@ class Agent:
         return self.finish()
 
     def wait_for_tick(self):
-        """The grid point whose time has come; None when something else wants attention."""
+        """The grid point whose time has come; None after a wait, or when a signal was attended to."""
         point, due = self.schedule.next()
-        while True:
-            rest = due - self.clock.monotonic()
-            if rest <= 0:
-                if self.clock.wall() >= point:
-                    return self.schedule.latest(point)
-                point, due = self.schedule.next()       # the wall clock went slower, or back
-                if due - self.clock.monotonic() <= 1:
-                    return point
-                continue
-            if self.bell.wait(min(rest, 10000.0) / 1000.0):
-                self.attend()
-                return None
-            if rest > 10000.0:
-                return None                     # long waits look at the wall clock again
+        rest = due - self.clock.monotonic()
+        if rest <= 0:
+            return point
+        if self.bell.wait(min(rest, 10000.0) / 1000.0):
+            self.attend()
+        return None
 
     def attend(self):
-        """What signals asked for."""
+        """What signals asked for, and emitters that came to their end."""
+        for sender in [s for s in self.left if s.ended]:
+            self.left.remove(sender)
+            self.start_senders()
+            sender.cursor.bell.close()
         while self.signals:
             if self.signals.pop(0) == _signal.SIGHUP:
                 self.reload()
@@ -3669,12 +3680,15 @@ class Agent:
 
     def reload(self):
         """A new configuration, whole or not at all; what is the same in it goes on undisturbed."""
+        modules, senders = [], []
         try:
             settings = self.load()
-            modules, senders = self.make_modules(settings), self.make_senders(settings)
+            self.make_modules(settings, modules)
+            self.make_senders(settings, senders)
         except ConfigError as error:
             for problem in error.problems:
                 self.log('error', 'not reloaded: %s' % problem)
+            self.unmake(modules, senders)
             return
         for running in self.modules:
             if running not in modules and running.worker:
@@ -3684,21 +3698,29 @@ class Agent:
             if sender not in kept:
                 sender.close(self.clock.monotonic() / 1000.0 + LAST_WORDS)
                 self.left.append(sender)
-        self.left = [s for s in self.left if not s.ended]
         self.settings, self.modules, self.senders = settings, modules, senders
         self.configure_log()
         self.identity, self.spool.most = None, settings.spool.memory_bytes
         self.start_senders()
         self.read_new(modules)
-        self.schedule.intervals = sorted(set(r.interval for r in modules))
+        self.schedule.follow([r.interval for r in modules], None if self.schedule.last else self.clock.wall())
         self.log('info', 'reloaded: %d modules, %d emitters' % (len(modules), len(senders)))
+
+    def unmake(self, modules, senders):
+        """Takes back what was made for a configuration that is not used after all."""
+        for running in modules:
+            if running not in self.modules and running.worker:
+                running.worker.close()
+        for pair in senders:
+            if pair not in self.senders:
+                pair[1].cursor.bell.close()
 
     def read_new(self, modules):
         """The priming read of modules that are new."""
         self.tree.fresh.clear()
         for running in modules:
-            if not running.duration and running.chosen.kind:
-                running.read(self.tree.monotonic(), self.narrow, self.iteration)
+            if not running.duration and running.chosen.kind and not running.worker:
+                running.source.read(self.tree.monotonic(), self.narrow)
 
     def finish(self, patience=None):
         """Lets every emitter deliver what waits, within its time; prints who could not; gives the exit code."""

@@ -313,6 +313,7 @@ def test_dead_sinks_and_hanging_user_code_hold_neither_a_tick_nor_the_end(agent,
         args = place.configure(emitters, modules)
         by_term, by_int, by_two = agent(*args), agent(*args), agent(*args)
         by_n = agent(*args + ('-n', '7'))
+        place.conf = place.folder / 'few.conf'
         few = place.configure({'a': {'type': 'graphite', 'port': port}, 'b': {'type': 'graphite', 'port': port},
                                'keep': place.keeper()})
         few = agent(*few + ('-n', '2'))
@@ -338,7 +339,7 @@ def test_dead_sinks_and_hanging_user_code_hold_neither_a_tick_nor_the_end(agent,
         for received in sink.received:
             times = stamps(received.decode().split('\n')[:-1])
             assert len(times) >= 5 and consecutive(times, 0.1)
-        assert few.wait(3) == 1
+        assert few.wait(10) == 1
         last = [line for line in few.stderr.read().decode().split('\n') if 'not delivered' in line]
         assert [line.split(': ')[1] for line in last] == ['a', 'b']
         assert all('2 of 2 ticks' in line for line in last)
@@ -663,8 +664,8 @@ def test_a_worker_that_is_closed_gives_its_descriptors_back():
             return [work]
     before = len(os.listdir('/proc/self/fd'))
     for _ in range(5):
-        worker = statbadger.Worker(Source(), 0.5)
-        assert worker.read(1, 2) == [(1, 2)]
+        worker = statbadger.Worker(Source())
+        assert worker.ask(1, 2) == [] and worker.collect(0.5) == [(1, 2)]
         worker.close()
     assert until(lambda: len(os.listdir('/proc/self/fd')) <= before, 1)
 
@@ -677,11 +678,11 @@ def test_what_a_module_said_too_late_is_heard_once():
             if n == 1:
                 go.wait(5)
             return [n]
-    worker = statbadger.Worker(Source(), 0.05)
-    assert worker.read(1) == []
-    assert worker.read(2) == []                 # still at the first question
+    worker = statbadger.Worker(Source())
+    assert worker.ask(1) == [] and worker.collect(0.05) == []
+    assert worker.ask(2) == [] and worker.collect(0.05) == []       # still at the first question
     go.set()
     assert until(lambda: not worker.busy)
-    assert worker.read(3) == [1, 3]
-    assert worker.read(4) == [4]
+    assert worker.ask(3) == [1] and worker.collect(0.5) == [3]
+    assert worker.ask(4) == [] and worker.collect(0.5) == [4]
     worker.close()

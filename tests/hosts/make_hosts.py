@@ -75,7 +75,10 @@ class Machine:
         self.links = [[link] + [self.below(10 ** 9), self.below(10 ** 7)] + [self.below(100) for _ in range(6)]
                       + [self.below(10 ** 9), self.below(10 ** 7)] + [self.below(100) for _ in range(6)] for link in links]
         for disk in self.disks:
-            disk[11] = 0
+            disk[11] = 0                        # in flight
+        for states in self.cpus.values():       # user and nice hold the time of their guests
+            states[0] += states[8]
+            states[1] += states[9]
         self.whole = whole                      # names in sys/block; None: this kernel shows none
         self.kb = dict(KB, MemTotal=2000000, MemFree=900000, VmallocTotal=34359738367, VmallocChunk=34359700000)
         self.kb.update(kb or {})
@@ -197,7 +200,8 @@ def fib_trie(*nets, merged=True):
     for network, length, address, broadcast in nets:
         node = '     +-- %s/%d 2 0 2\n' % (network, length)
         subnet = '        |-- %s\n           /%d link UNICAST\n' % (network, length)
-        host = '        |-- %s\n           /32 host LOCAL\n        |-- %s\n           /32 link BROADCAST\n' % (address, broadcast)
+        host = ('        |-- %s\n           /32 host LOCAL\n        |-- %s\n           /32 link BROADCAST\n'
+                % (address, broadcast))
         unicast += node + subnet
         local += node + (subnet if merged else '') + host
     if merged:
@@ -243,8 +247,10 @@ def linux_2_6_9():
 
 
 def linux_2_6_18():
-    disks = [(1, 0, 'ram0'), (8, 0, 'sda'), (8, 1, 'sda1'), (8, 2, 'sda2'), (8, 16, 'sdb'), (253, 0, 'dm-0'), (253, 1, 'dm-1')]
-    machine = Machine(2618, '2.6.18', 2, disks, ['lo', 'eth0', 'eth1', 'vnet0', 'sit0'], 'el5', ['ram0', 'sda', 'sdb', 'dm-0', 'dm-1'])
+    disks = [(1, 0, 'ram0'), (8, 0, 'sda'), (8, 1, 'sda1'), (8, 2, 'sda2'), (8, 16, 'sdb'), (253, 0, 'dm-0'),
+             (253, 1, 'dm-1')]
+    machine = Machine(2618, '2.6.18', 2, disks, ['lo', 'eth0', 'eth1', 'vnet0', 'sit0'], 'el5',
+                      ['ram0', 'sda', 'sdb', 'dm-0', 'dm-1'])
     return run(one_address(machine), 4)             # x86_64, and yet it prints HighTotal and LowTotal, as it did then
 
 
@@ -346,7 +352,7 @@ def wraps(kernel, kb):
     sdb = [top - 8, 10, 8000, 500, 2000, 20, 16000, 600, 0, 700, 800]
     sdb_next = [2, 10, 8080, 550, 2010, 20, 16080, 660, 0, 750, 900]              # reads: wraps only where 32 bits are all
     sdc = [5000, 50, 40000, 900, 3000, 30, 24000, 700, 0, 800, 1600]
-    sdc_next = [1, 1, 8, 3, 2, 0, 16, 4, 3, 5, 2000]                              # more than half fell: primed, but `io` shows
+    sdc_next = [1, 1, 8, 3, 2, 0, 16, 4, 3, 5, 2000]                              # more than half fell: only `io` shows
     sdd = [100, 1, 800, 90, 50, 5, 400, 45, 0, 100, 135]
     sdd_next = [99, 2, 880, 95, 60, 6, 480, 55, 0, 150, 150]                      # one fell: so do await and request_size
     eth0 = [top - 1000, 5000, 0, 0, 0, 0, 0, 0, top - 2000, 6000, 0, 0, 0, 0, 0, 0]
@@ -402,7 +408,9 @@ def backwards():
     for i, (first, second) in enumerate(rows):
         machine.cpus = {0: first, 1: second}
         if i:
-            machine.ctxt, machine.intr, machine.forks = machine.ctxt + 1000, machine.intr + (-5 if i == 2 else 700), machine.forks + 3
+            machine.ctxt += 1000
+            machine.intr += -5 if i == 2 else 700
+            machine.forks += 3
             machine.seconds += 1
         found.append((START + i, machine.snapshot()))
     return found
@@ -422,16 +430,22 @@ def garbage():
     machine.links[2][1] = (1 << 64) - 10 ** 9                            # above 2^63 all the time
     found = run(machine, 6)
     for i, (when, files) in enumerate(found):
-        files['proc/stat'] = b'garbage\n\n\xff\xfe\x00\ncpux 1 2 3 4\ncpu-1 1 2 3 4\n' + files['proc/stat'] + b'cpu1 9 9 9 9\nctxt 7\n'
-        files['proc/diskstats'] = (b'garbage\n\n   8      48\n   8      48 sdd 1 2 3\n   8      48 sdd 1 2 3 4 5 6 7 8 9 10 -11\n'
+        files['proc/stat'] = (b'garbage\n\n\xff\xfe\x00\ncpux 1 2 3 4\ncpu-1 1 2 3 4\n' + files['proc/stat']
+                              + b'cpu1 9 9 9 9\nctxt 7\n')
+        files['proc/diskstats'] = (b'garbage\n\n   8      48\n   8      48 sdd 1 2 3\n'
+                                   b'   8      48 sdd 1 2 3 4 5 6 7 8 9 10 -11\n'
                                    + files['proc/diskstats'] + b'   8      48 sda 9 9 9 9 9 9 9 9 9 9 9\n\xff\xfe\n')
         files['proc/net/dev'] += (b'garbage\n\n: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n  eth9: 1 2 3\n  eth9:\n'
-                                  b'  eth9: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 x\n  eth9: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 1e400\n'
+                                  b'  eth9: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 x\n'
+                                  b'  eth9: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 1e400\n'
                                   b'  eth0: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n')
-        files['proc/meminfo'] += (b'garbage\n\nNan: nan kB\nMinus: -5 kB\nDash: - kB\nHuge: 1e400 kB\nUnit: 5 MB\nTwo: 5 6 kB\n: 5 kB\n'
-                                  b'Zero-x: 5 kB\nA b: 5 kB\nDot: 5.5 kB\nPlus: +5 kB\nHex: 0x10 kB\nUnder: 1_000 kB\nEmpty:\n'
-                                  b'\xff: 5 kB\nArabic: \xd9\xa3 kB\nMemTotal: 5 kB\nBig: 18446744073709551615 kB\nOdd: 9007199254740993\n')
-        files['proc/cpuinfo'] = b'garbage\ncpu MHz\t\t: nan\ncpu MHz\t\t: 1e400\ncpu MHz\ncache size\t: - KB\n' + files['proc/cpuinfo']
+        files['proc/meminfo'] += (b'garbage\n\nNan: nan kB\nMinus: -5 kB\nDash: - kB\nHuge: 1e400 kB\nUnit: 5 MB\n'
+                                  b'Two: 5 6 kB\n: 5 kB\nZero-x: 5 kB\nA b: 5 kB\nDot: 5.5 kB\nPlus: +5 kB\n'
+                                  b'Hex: 0x10 kB\nUnder: 1_000 kB\nEmpty:\n'
+                                  b'\xff: 5 kB\nArabic: \xd9\xa3 kB\nMemTotal: 5 kB\n'
+                                  b'Big: 18446744073709551615 kB\nOdd: 9007199254740993\n')
+        files['proc/cpuinfo'] = (b'garbage\ncpu MHz\t\t: nan\ncpu MHz\t\t: 1e400\ncpu MHz\ncache size\t: - KB\n'
+                                 + files['proc/cpuinfo'])
     files = found[1][1]
     swap(files, 'proc/stat', b'cpu0 ', b'cpu0 nan ')
     swap(files, 'proc/stat', b'intr ', b'intr -')
@@ -445,11 +459,11 @@ def garbage():
     for path in list(files):
         if path != 'proc/diskstats' and path.startswith('proc/'):
             files[path] = b''
-    for path in ('proc/stat', 'proc/diskstats', 'proc/net/dev', 'proc/meminfo'):
-        files = found[3][1]                         # torn in the middle of the last number, which is a good line but for that
-        good = {'proc/stat': b'procs_running 41', 'proc/diskstats': b'   8      64 sde 1 2 3 4 5 6 7 8 9 10 11',
-                'proc/net/dev': b'  eth5: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16', 'proc/meminfo': b'Torn: 123'}[path]
-        files[path] += good
+    files = found[3][1]                             # torn, but for that each would be a good line
+    files['proc/stat'] += b'procs_running 41'
+    files['proc/diskstats'] += b'   8      64 sde 1 2 3 4 5 6 7 8 9 10 11'
+    files['proc/net/dev'] += b'  eth5: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16'
+    files['proc/meminfo'] += b'Torn: 123'
     swap(files, 'proc/stat', b'procs_running', b'procs_ambling')
     for path in ('proc/loadavg', 'proc/uptime', 'proc/sys/fs/file-nr'):
         files[path] = files[path].rstrip(b'\n')     # whole all the same
@@ -461,12 +475,12 @@ def garbage():
 
 
 def odd_names():
-    links = ['lo', 'a;b$(x)', 'eth0.100', b'\xff\xfe', b'\xfe\xff', b'\x1b[31m', b'"q\'`\\', 'abcdefghijklmno', 'eth0:1', 'eth0', '%s%d',
-             b'z\xc3\xbcrich', 'vethernot', 'br', 'docker']
-    disks = [(104, 0, 'cciss/c0d0'), (104, 1, 'cciss/c0d0p1'), (72, 0, 'ida/c1d15'), (240, 0, 'odd!disk'), (240, 16, 'a b'[0] + '%s'),
+    links = ['lo', 'a;b$(x)', 'eth0.100', b'\xff\xfe', b'\xfe\xff', b'\x1b[31m', b'"q\'`\\', 'abcdefghijklmno', 'eth0:1',
+             'eth0', '%s%d', b'z\xc3\xbcrich', 'vethernot', 'br', 'docker']
+    disks = [(104, 0, 'cciss/c0d0'), (104, 1, 'cciss/c0d0p1'), (72, 0, 'ida/c1d15'), (240, 0, 'odd!disk'), (240, 16, 'a%s'),
              (65, 0, 'sdq'), (65, 16, 'sdqa'), (179, 0, 'mmcblk0'), (179, 1, 'mmcblk0p1'), (179, 8, 'mmcblk0boot0')]
-    machine = Machine(13, '2.6.32', 1, disks, links, '', ['cciss!c0d0', 'ida!c1d15', 'odd!disk', 'a%s', 'sdq', 'sdqa', 'mmcblk0',
-                                                         'mmcblk0boot0'])
+    whole = ['cciss!c0d0', 'ida!c1d15', 'odd!disk', 'a%s', 'sdq', 'sdqa', 'mmcblk0', 'mmcblk0boot0']
+    machine = Machine(13, '2.6.32', 1, disks, links, '', whole)
     one_address(machine)
     machine.network['proc/sys/kernel/hostname'] = b'"q\\\xff\x1b[1m\n'
     return run(machine, 3)
@@ -476,9 +490,11 @@ def missing():
     disks = [(8, 0, 'sda'), (8, 1, 'sda1'), (253, 0, 'dm-0'), (253, 10, 'dm-10'), (7, 0, 'loop0')]
     machine = one_address(Machine(404, '5.10', 2, disks, ['lo', 'eth0'], 'missing', ['sda', 'dm-0', 'dm-10', 'loop0']))
     found = run(machine, 8)
-    gone = [(), ('proc/stat', 'proc/net/route'), ('proc/diskstats', 'proc/meminfo'), ('proc/net/dev', 'proc/loadavg', 'sys/block'),
-            ('proc/stat', 'proc/cpuinfo', 'proc/loadavg', 'proc/diskstats', 'proc/net', 'proc/meminfo', 'proc/uptime', 'proc/sys/fs'),
-            ('proc/uptime', 'proc/cpuinfo', 'proc/sys'), ('proc/net', 'proc/stat'), ()]
+    everything = ('proc/stat', 'proc/cpuinfo', 'proc/loadavg', 'proc/diskstats', 'proc/net', 'proc/meminfo', 'proc/uptime',
+                  'proc/sys/fs')
+    gone = [(), ('proc/stat', 'proc/net/route'), ('proc/diskstats', 'proc/meminfo'),
+            ('proc/net/dev', 'proc/loadavg', 'sys/block'), everything, ('proc/uptime', 'proc/cpuinfo', 'proc/sys'),
+            ('proc/net', 'proc/stat'), ()]
     for (when, files), names in zip(found, gone):
         for path in [p for p in files if any(p == n or p.startswith(n + '/') for n in names)]:
             del files[path]
@@ -493,7 +509,8 @@ def big(links=300, cpus=64, count=3):
 
 HOSTS = {'linux-2.6.9': linux_2_6_9, 'linux-2.6.18': linux_2_6_18, 'linux-2.6.32': linux_2_6_32, 'linux-3.10': linux_3_10,
          'linux-4.18': linux_4_18, 'linux-5.10': linux_5_10, 'linux-6.18': linux_6_18, 'hotplug': hotplug, 'wraps': wraps_32,
-         'wraps-64': wraps_64, 'backwards': backwards, 'garbage': garbage, 'odd-names': odd_names, 'missing': missing, 'big': big}
+         'wraps-64': wraps_64, 'backwards': backwards, 'garbage': garbage, 'odd-names': odd_names,
+         'missing': missing, 'big': big}
 
 
 def write(snapshots, folder):
