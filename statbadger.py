@@ -1293,14 +1293,17 @@ def ipv6_address(tree, interface):
 
 
 def narrow_counters(tree):
-    """Whether the kernel counts in 32 bits: it has LowTotal, or under 4 GiB of VmallocTotal; None = unknown."""
+    """Whether the kernel counts in 32 bits: VmallocTotal is under 4 GiB, or there is only LowTotal, which
+    64-bit kernels before 2.6.19 print too; None = unknown."""
     try:
         data = b'\n' + tree.read('proc/meminfo')
     except Absent:
         return None
     start = data.find(b'\nVmallocTotal:')
     words = data[start + 14:].split(None, 1) if start >= 0 else []
-    return b'\nLowTotal:' in data or bool(words and words[0].isdigit() and int(words[0]) < 4 << 20)
+    if words and words[0].isdigit():
+        return int(words[0]) < 4 << 20
+    return b'\nLowTotal:' in data
 
 
 # == 4 MODULES: what the columns of each kernel file mean =======================================
@@ -1420,15 +1423,16 @@ CPU_EVENTS = Table('cpu', source='proc/stat', columns=(
 def cpu(tree, options, memory):
     """proc/stat: `cpu  2255 34 2290 22625563 6290 127 456 0 0 0`, then cpu0 ..., `intr 114930548 113199788 ...`"""
     data = tree.read('proc/stat')
-    first = data.split(b'\n', 1)[0]
-    if first.startswith(b'cpu ') and len(first) < len(data):
-        yield from state_row(tree, CPU, (), first)
+    start = 0 if data.startswith(b'cpu ') else data.find(b'\ncpu ') + 1
+    end = data.find(b'\n', start)
+    if end > 0 and data.startswith(b'cpu ', start):
+        yield from state_row(tree, CPU, (), data[start:end])
     yield CPU_EVENTS, (), [
         core_count(data) or ABSENT,
         first_number(data, b'\nctxt '), first_number(data, b'\nprocesses '), first_number(data, b'\nprocs_running '),
         first_number(data, b'\nprocs_blocked '), first_number(data, b'\nintr ')]
     if options.per_core:
-        for line in whole_lines(tree, data[:data.find(b'\n', data.rfind(b'\ncpu') + 1) + 1])[1:]:
+        for line in whole_lines(tree, data[:data.find(b'\n', data.rfind(b'\ncpu') + 1) + 1]):
             name = line.split(b' ', 1)[0]
             if name[:3] == b'cpu' and name[3:].isdigit():
                 yield from state_row(tree, CPU_CORE, (name.decode(),), line)
@@ -1447,7 +1451,12 @@ def state_row(tree, table, labels, line):
 
 def core_count(data):
     """How many `cpuN` lines there are."""
-    return sum(1 for line in data[:data.rfind(b'\ncpu') + 5].split(b'\ncpu')[1:] if line[:1].isdigit())
+    names = set()
+    for piece in (b'\n' + data[:data.rfind(b'\n')]).split(b'\ncpu')[1:]:
+        line = piece.partition(b'\n')[0]
+        if line.replace(b' ', b'').isdigit() and b' ' in line.strip(b' '):
+            names.add(line.split(b' ', 1)[0])
+    return len(names - {b''})
 
 
 def first_number(data, key):
@@ -1529,6 +1538,11 @@ DISK_OPTIONS = [
 @module('disk', 'Disk requests, times and sizes: proc/diskstats', DISK_OPTIONS, DISK)
 def disk(tree, options, memory):
     """proc/diskstats: `8 0 sda 87 12 900 33 5 1 48 2 0 21 35 ...` (14, 18 or 20 columns; partitions once 7)"""
+    return disk_rows(tree, options, memory)
+
+
+def disk_rows(tree, options, memory):
+    """(table, labels, row) of each device that is kept."""
     seen = memory.setdefault('lines', {})
     for head, line in disk_lines(tree):
         last, known = seen.get(head, NEVER)
@@ -1604,7 +1618,7 @@ def disk_labels(tree, options, memory, name, number, old):
 def whole_disks(tree):
     """The names in sys/block, or None without it."""
     try:
-        return set(n.replace(b'!', b'/') for n in tree.list('sys/block'))
+        return set(tree.list('sys/block'))
     except Absent:
         return None
 
@@ -1612,7 +1626,7 @@ def whole_disks(tree):
 def is_partition(name, old, tree):
     whole = tree.ask('whole disks', whole_disks)
     if whole is not None or old:
-        return old or name not in whole
+        return old or name.replace(b'/', b'!') not in whole
     base = name.rstrip(b'0123456789')
     names = tree.ask('disks', disk_names)
     return base != name and (base in names or base[-1:] == b'p' and base[-2:-1].isdigit() and base[:-1] in names)
@@ -1812,20 +1826,16 @@ def cpuinfo(tree, options, memory):
     speeds = [float(word) for word in words if is_decimal(word)]
     if speeds:
         yield CPU_SPEED, (), [sum(speeds) / len(speeds)]
-    for part in data.split(b'\ncache size')[1:2]:
+    for part in data.split(b'\ncache size')[1:]:
         words = part[:part.find(b'\n')].partition(b':')[2].split()
         if len(words) == 2 and words[0].isdigit() and len(words[0]) <= 20 and words[1] == b'KB':
             yield CPU_CACHE, (), [int(words[0])]
+            break
 
 
 @module('system', '', [], DISK_COUNT)
 def disk_count(tree, options, memory):
-    names, seen = set(), memory.setdefault('lines', {})
-    for head, line in disk_lines(tree):
-        if head not in seen:
-            seen[head] = disk_row(tree, options.disk, memory, head, line)
-        if seen[head]:
-            names.add(head[2])
+    names = set(labels for table, labels, row in disk_rows(tree, options.disk, memory))
     yield DISK_COUNT, (), [len(names)]
 
 
@@ -1903,7 +1913,7 @@ class Plan:
         raw = table.raw[:width]
         if width > len(raw):
             raise TypeError('a row of %d columns for the table %s of %d' % (width, table.family, len(raw)))
-        at = {m.name: i for i, m in enumerate(raw)}
+        at = {m.name: i for i, m in reversed(list(enumerate(raw)))}
         self.width, self.rows, self.shown = width, rows, table.shown(width)
         self.counters = [(i, m.kind) for i, m in enumerate(raw) if m.kind in COUNTERS]
         self.identity = [i for i, m in enumerate(raw) if m.kind == IDENTITY]
@@ -3557,6 +3567,8 @@ class Agent:
             else:
                 found += running.source.read(now, self.narrow)
             running.duration, began = tree.monotonic() - began, tree.monotonic()
+        if self.replay and not tree.fresh:
+            return None                         # a snapshot that has no file of theirs: nothing was due
         tree.fresh.clear()
         return found
 

@@ -286,7 +286,7 @@ class Replay:
         """All points of a snapshot, in the order of the modules."""
         points, memory = {}, parse_memory(snap)
         if memory:                                                  # a 32-bit kernel shows in its memory
-            self.narrow = 'lowtotal' in memory or memory.get('vmalloctotal', (1 << 32, 'B'))[0] < 1 << 32
+            self.narrow = memory['vmalloctotal'][0] < 1 << 32 if 'vmalloctotal' in memory else 'lowtotal' in memory
         for module in (self.cpu, self.load, self.disk, self.network, self.memory, self.system):
             points.update(module(snap))
         return points
