@@ -1,0 +1,43 @@
+"""Exact bytes of what leaves the program. GOLDEN=rewrite (make golden) writes them anew: git diff reviews."""
+import os
+
+import pytest
+import sinks
+from conftest import TESTS
+
+HOSTS = ('linux-2.6.9', 'linux-6.18', 'odd-names')
+WHO = ['-f', os.path.join(TESTS, 'golden', 'identity.conf')]
+STDOUT = {'stdout': ['-e', 'stdout'], 'stdout_pretty': ['-e', 'stdout_pretty']}
+GRAPHITE = {'graphite': 'graphite', 'graphite-tagged': 'graphite,tagged,tags.env=prod',
+            'graphite-blacklist': 'graphite,prefix=servers.{hostname}.{zone},blacklist=mem.*,disk.*,net.*'}
+
+
+def compare(name, data):
+    path = os.path.join(TESTS, 'golden', name)
+    if os.environ.get('GOLDEN') == 'rewrite':
+        with open(path, 'wb') as file:
+            file.write(data)
+    with open(path, 'rb') as file:
+        assert data == file.read(), 'not the bytes of tests/golden/%s' % name
+
+
+def replay(run, host, *arguments):
+    done = run(*(WHO + ['--replay', os.path.join(TESTS, 'hosts', host)] + list(arguments)))
+    assert done.code == 0, done.err
+    return done.out.encode()
+
+
+@pytest.mark.parametrize('emitter', sorted(STDOUT))
+@pytest.mark.parametrize('host', HOSTS)
+def test_what_stdout_prints(run, host, emitter):
+    compare('%s.%s' % (host, emitter), replay(run, host, *STDOUT[emitter]))
+
+
+@pytest.mark.parametrize('emitter', sorted(GRAPHITE))
+@pytest.mark.parametrize('host', HOSTS)
+def test_what_graphite_is_sent(run, host, emitter):
+    with sinks.TcpSink() as sink:
+        kind, comma, rest = GRAPHITE[emitter].partition(',')
+        replay(run, host, '-e', '%s,port=%d%s%s' % (kind, sink.port, comma, rest))
+        assert sinks.until(lambda: sink.ended == [True])
+        compare('%s.%s' % (host, emitter), sink.bytes())
