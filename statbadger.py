@@ -4,15 +4,15 @@
 
     statbadger.py                                     the stock modules on the screen, every second
     statbadger.py -e graphite,host=10.0.0.9           the same, to Graphite
-    statbadger.py -f /etc/statbadger.conf             as the file says (statbadger.py --example-config)
+    statbadger.py -f /etc/statbadger.conf             as the file says (see --example-config)
 
 One file, Python 3.6 or newer, standard library only. How a number travels:
 
-    /proc text -> rows -> samples -> rates -> frame -> spool -> payload bytes -> dialogue -> transport
+    /proc text -> rows -> rates -> frame -> spool -> payload bytes -> dialogue -> transport
 
 The map. A section uses only itself and the sections above it.
 
-     1 VOCABULARY      Metric, Table, Series, Frame, Option, the steps, the four errors, two registries
+     1 VOCABULARY      Metric, Table, Series, Frame, Option, the steps, the four errors
      2 CONFIG          the JSON reader, kinds of options, checking, the example, help
      3 KERNEL FILES    everything that is asked of the host; root, record, replay
      4 MODULES         what the columns of each kernel file mean
@@ -33,16 +33,16 @@ To add a module, write a table of what the columns mean and a generator of rows:
         one, five, fifteen, entities, last_pid = tree.read('proc/loadavg').split()
         yield LOAD, (), [...]
 
-To add an emitter, write its options and a dialogue, a generator that yields steps and owns no socket:
+To add an emitter, write its options and a dialogue, a generator of steps that owns no socket:
 
     @emitter('graphite', 'Carbon', [Option('prefix', template, ...)], delivery='sent', link=...)
     def graphite(options):
         while True:
-            frames = yield Next()               # asking for the next batch acknowledges the last one
+            frames = yield Next()               # asking for the next batch acknowledges the last
             yield Send(...)
 
-Refused on purpose: a plug-in manager, aggregation, alerting, a query language, metrics by shell script,
-compression of old data, any dependency.
+Refused on purpose: a plug-in manager, aggregation, alerting, a query language, metrics by shell
+script, compression of old data, any dependency.
 """
 
 import _signal
@@ -98,7 +98,8 @@ class Metric:
 
 
 class Table:
-    """A family of metrics that come as rows, an instance a row; `raw` is what a row holds, in order."""
+    """A family of metrics that come as rows, an instance a row; `raw` is what a row holds, in
+    order."""
     __slots__ = ('family', 'labels', 'columns', 'source', 'raw')
 
     def __init__(self, family, columns, labels=(), source=''):
@@ -122,7 +123,8 @@ class OpenTable:
 
     def of(self, columns):
         """A Table of the (name, kind, unit) given."""
-        return Table(self.family, tuple(Metric(n, k, u, self.help) for n, k, u in columns), (), self.source)
+        return Table(self.family, tuple(Metric(n, k, u, self.help) for n, k, u in columns), (),
+                     self.source)
 
 
 class Series:
@@ -136,7 +138,7 @@ class Series:
     @property
     def metric(self):
         """`disk.reads`"""
-        return self.family + '.' + self.name if self.family and self.name else self.family or self.name
+        return '.'.join([word for word in (self.family, self.name) if word])
 
     @property
     def flat(self):
@@ -178,7 +180,8 @@ class Option:
 
 
 class Module:
-    """A kind of module: its options, its tables, and one generator of rows per kernel file it reads,
+    """A kind of module: its options, its tables, and one generator of rows per kernel file it
+    reads,
     so that a file that is missing takes only its own metrics away. borrows: the name of a module
     whose options it is handed too, as `options.<name>`."""
     __slots__ = ('name', 'help', 'options', 'parts', 'tables', 'borrows')
@@ -202,7 +205,8 @@ class Emitter:
 # (files) join them with the first emitter that needs them.
 
 class Next:
-    """The next batch of frames; asking acknowledges the last one. With `idle`, [] after so many seconds."""
+    """The next batch of frames; asking acknowledges the last one. With `idle`, [] after so many
+    seconds."""
     __slots__ = ('idle',)
 
     def __init__(self, idle=None):
@@ -315,7 +319,8 @@ def module(name, help, options, *tables, **more):
 
 
 def emitter(name, help, options, delivery, link):
-    """Registers a dialogue. delivery: what asking for the next batch means, 'acknowledged' or 'sent'.
+    """Registers a dialogue. delivery: what asking for the next batch means, 'acknowledged' or
+    'sent'.
     link: options -> where it talks to, as section 9 understands it: ('tcp', host, port) ..."""
     def register(dialogue):
         EMITTERS[name] = Emitter(name, help, options, delivery, link, dialogue)
@@ -325,10 +330,11 @@ def emitter(name, help, options, delivery, link):
 
 # == 2 CONFIG: the JSON reader, kinds of options, checking, the example, help ===================
 
-MOST_DEPTH = 32                 # of nested lists and objects: deeper is a mistake, not a recursion error
+MOST_DEPTH = 32  # of nested lists and objects: deeper is a mistake, not a recursion error
 MOST_TEXT = 1 << 20             # bytes of a configuration
 ESCAPES = {'"': '"', '\\': '\\', '/': '/', 'b': '\b', 'f': '\f', 'n': '\n', 'r': '\r', 't': '\t'}
-LETTERS = {'"': '\\"', '\\': '\\\\', '\b': '\\b', '\f': '\\f', '\n': '\\n', '\r': '\\r', '\t': '\\t'}
+LETTERS = {'"': '\\"', '\\': '\\\\', '\b': '\\b', '\f': '\\f', '\n': '\\n', '\r': '\\r',
+           '\t': '\\t'}
 BLANKS = ' \t\r\n'
 
 
@@ -386,7 +392,8 @@ class JsonReader:
 
     def found(self):
         rest = self.text[self.at:self.at + 20].split('\n')[0].rstrip('\r')
-        return json_text(rest) if rest else 'the end of the file' if self.at >= len(self.text) else 'a line end'
+        end = 'the end of the file' if self.at >= len(self.text) else 'a line end'
+        return json_text(rest) if rest else end
 
     def peek(self):
         """The next character that is no blank and in no comment; '' at the end."""
@@ -483,7 +490,8 @@ class JsonReader:
         self.at += 1
         if letter in ESCAPES and letter:
             return ESCAPES[letter]
-        code = self.hex4() if letter == 'u' else self.fail('"\\%s"' % letter, 'an escape such as \\n')
+        code = self.hex4() if letter == 'u' else self.fail('"\\%s"' % letter,
+                                                           'an escape such as \\n')
         if 0xd800 <= code < 0xdc00 and self.text.startswith('\\u', self.at):
             self.at += 2
             low = self.hex4()
@@ -505,7 +513,8 @@ class JsonReader:
             end += 1
         word = self.text[self.at:end]
         if not json_number(word) or len(word) > 40 or abs(float(word)) > 1e300:
-            self.fail(self.found(), 'a value: text in double quotes, a number, true, false, null, [ or {')
+            self.fail(self.found(),
+                      'a value: text in double quotes, a number, true, false, null, [ or {')
         self.at = end
         return float(word) if word.strip('-0123456789') else int(word)
 
@@ -522,15 +531,17 @@ def json_number(word):
                 and ('e' not in word.lower() or power and not power.strip(digits)))
 
 
-# -- kinds of options: what may be given, and what the program sees; ValueError says what is needed --
+# -- kinds of options: what may be given, what the program sees; ValueError says what is needed -
 
 class Loose(str):
-    """A text from the command line or out of ${...}: it may stand for a number, a boolean or a list."""
+    """A text from the command line or out of ${...}: it may stand for a number, a boolean or a
+    list."""
 
 
 def boolean(value):
     """true or false"""
-    words = {'true': True, 'yes': True, 'on': True, '1': True, 'false': False, 'no': False, 'off': False, '0': False}
+    words = {'true': True, 'yes': True, 'on': True, '1': True, 'false': False, 'no': False,
+             'off': False, '0': False}
     if isinstance(value, Loose):
         value = words.get(value.lower(), value)
     if not isinstance(value, bool):
@@ -557,7 +568,8 @@ def whole(low, high):
     return check
 
 
-def seconds(low, high=86400, or_zero=False, need='seconds such as 10, from %g to %g, in steps of 0.001'):
+def seconds(low, high=86400, or_zero=False,
+            need='seconds such as 10, from %g to %g, in steps of 0.001'):
     """The kind of a time in seconds, whole milliseconds."""
     need = ('0 or ' if or_zero else '') + need % (low, high)
 
@@ -634,7 +646,8 @@ TOP_OPTIONS = [
     Option('hostname', text, '', 'Name of this host; empty = ask the kernel'),
     Option('ipv4', text, '', 'Its address; empty = the one on the interface of the default route'),
     Option('ipv6', text, '', 'Its IPv6 address; empty = likewise'),
-    Option('interval', seconds(0.01), 1, 'Seconds between ticks, which fall on wall-clock multiples of it'),
+    Option('interval', seconds(0.01), 1,
+           'Seconds between ticks, which fall on wall-clock multiples of it'),
     Option('modules_dir', text, '', 'Folder of your own modules: an unknown NAME is NAME.py there'),
     Option('emitters_dir', text, '', 'Folder of your own emitters'),
     Option('view', choice('auto', 'host'), 'auto', 'Whose figures are shown: those of the host'),
@@ -644,21 +657,26 @@ SPOOL_OPTIONS = [
            'Most bytes of ticks that wait for all sinks together; the oldest are dropped first'),
 ]
 LOG_OPTIONS = [
-    Option('level', choice('debug', 'info', 'warning', 'error'), 'info', 'Least important message that is logged'),
+    Option('level', choice('debug', 'info', 'warning', 'error'), 'info',
+           'Least important message that is logged'),
     Option('dest', text, 'stderr', '"stderr", or a file, opened anew after it was moved away'),
 ]
 COMMON_OPTIONS = [
     Option('type', text, '', 'Kind, when the name is not the kind itself'),
 ]
 MODULE_OPTIONS = COMMON_OPTIONS + [
-    Option('interval', pause, 0, 'Seconds between readings, on wall-clock multiples; 0 = the global interval'),
+    Option('interval', pause, 0,
+           'Seconds between readings, on wall-clock multiples; 0 = the global interval'),
     Option('blacklist', patterns, [], 'Patterns of names, as in the payload, that nobody gets'),
     Option('async', boolean, False, 'Run in a thread of its own and never wait for it'),
 ]
 EMITTER_OPTIONS = COMMON_OPTIONS + [
-    Option('interval', pause, 0, 'Send only the ticks on wall-clock multiples of so many seconds; 0 = all'),
-    Option('flush', pause, 0, 'Gather the ticks of so many seconds and send them together; 0 = at once'),
-    Option('blacklist', patterns, [], 'Patterns of names, as in the payload, that this sink does not get'),
+    Option('interval', pause, 0,
+           'Send only the ticks on wall-clock multiples of so many seconds; 0 = all'),
+    Option('flush', pause, 0,
+           'Gather the ticks of so many seconds and send them together; 0 = at once'),
+    Option('blacklist', patterns, [],
+           'Patterns of names, as in the payload, that this sink does not get'),
     Option('timeout', seconds(0.1, 3600), 10, 'Seconds for a whole exchange with the sink'),
     Option('tags', mapping, {}, 'More labels, for sinks that have labels'),
     Option('batch', whole(1, 100000), 100, 'Most ticks in one send'),
@@ -698,15 +716,18 @@ class Chosen:
 
 
 class Settings:
-    """A checked configuration: .top, .spool, .log (Options), .modules and .emitters (lists of Chosen)."""
+    """A checked configuration: .top, .spool, .log (Options), .modules and .emitters (lists of
+    Chosen)."""
 
 
 class Place:
     """Where a configuration comes from and what it may refer to: its name for messages, its folder,
-    the environment, and two functions, since this section opens no file: read(path) and is_file(path)."""
+    the environment, and two functions, since this section opens no file: read(path) and
+    is_file(path)."""
 
     def __init__(self, name, folder, environ, read, is_file):
-        self.name, self.folder, self.environ, self.read, self.is_file = name, folder, environ, read, is_file
+        self.name, self.folder, self.environ = name, folder, environ
+        self.read, self.is_file = read, is_file
 
     def path(self, path):
         """The path, seen from the configuration's folder."""
@@ -714,7 +735,8 @@ class Place:
 
 
 def expand(value, place):
-    """The text with ${NAME}, ${NAME:-default} and ${file:PATH} filled in; Loose when there was one."""
+    """The text with ${NAME}, ${NAME:-default} and ${file:PATH} filled in; Loose when there was
+    one."""
     if '$' not in value:
         return value
     out, at, loose = [], 0, False
@@ -740,7 +762,8 @@ def lookup(reference, place):
         try:
             return place.read(place.path(reference[5:])).rstrip('\r\n')
         except (OSError, ValueError) as error:
-            raise ValueError('a file that can be read (%s)' % (getattr(error, 'strerror', '') or 'it is not text'))
+            raise ValueError('a file that can be read (%s)' % (getattr(error, 'strerror', '')
+                                                               or 'it is not text'))
     name, dash, default = reference.partition(':-')
     if name in place.environ and (place.environ[name] or not dash):
         return place.environ[name]
@@ -750,7 +773,8 @@ def lookup(reference, place):
 
 
 def distance(one, other):
-    """How many letters to insert, drop, change or swap to make one word of the other (optimal alignment)."""
+    """How many letters to insert, drop, change or swap to make one word of the other (optimal
+    alignment)."""
     before, row = None, list(range(len(other) + 1))
     for i, a in enumerate(one):
         last, before, row = before, row, [i + 1]
@@ -777,12 +801,14 @@ class Checker:
 
     def say(self, path, what):
         line = self.lines.get(path, self.lines.get(path[:-1], 0))
-        where = self.place.name + ':%d' % line if line else 'command line' if line is None else self.place.name
-        self.problems.append((line or 0, '%s: %s: %s' % (where, '.'.join(map(str, path)) or 'top level', what)))
+        where = 'command line' if line is None else self.place.name + (':%d' % line if line else '')
+        self.problems.append((line or 0, '%s: %s: %s' % (where, '.'.join(map(str, path))
+                                                         or 'top level', what)))
 
     def found(self, path, value, need):
         value = '****' if getattr(need, 'secret', False) else json_value(value)
-        self.say(path, 'found %s, need %s' % (value if len(value) < 80 else value[:76] + ' ...', need))
+        self.say(path, 'found %s, need %s' % (value if len(value) < 80 else value[:76] + ' ...',
+                                              need))
 
     def expand(self, value, path=()):
         """The value with every ${...} in it filled in."""
@@ -806,12 +832,14 @@ class Checker:
         return {}
 
     def options(self, declared, given, path, others=()):
-        """Options: what is given or else the default, each by its kind; unknown keys are mistakes."""
+        """Options: what is given or else the default, each by its kind; unknown keys are
+        mistakes."""
         out, names = {}, [o.name for o in declared]
         for key, value in given.items():
             if key not in names and others is not None and key not in others:
                 self.say(path + (key,), 'found an unknown key, need one of %s%s' % (
-                    ', '.join(sorted(names + list(others))), did_you_mean(key, names + list(others))))
+                    ', '.join(sorted(names + list(others))),
+                    did_you_mean(key, names + list(others))))
         for option in declared:
             out[option.name] = option.default
             if option.name in given:
@@ -838,7 +866,8 @@ def check(given, lines, mistakes, place):
     settings.log = checker.options(LOG_OPTIONS, checker.object(given, ('log',)), ('log',))
     folders = {'modules': settings.top.modules_dir, 'emitters': settings.top.emitters_dir}
     settings.modules = chosen(checker, given, 'modules', MODULES, MODULE_OPTIONS, STOCK, folders)
-    settings.emitters = chosen(checker, given, 'emitters', EMITTERS, EMITTER_OPTIONS, (DEFAULT_EMITTER,), folders)
+    settings.emitters = chosen(checker, given, 'emitters', EMITTERS, EMITTER_OPTIONS,
+                               (DEFAULT_EMITTER,), folders)
     lend(settings.modules)
     if checker.problems:
         raise ConfigError(*[p for line, p in sorted(checker.problems, key=itemgetter(0))])
@@ -888,22 +917,26 @@ def choose(checker, what, name, options, registry, common, folder):
 
 
 def lend(modules):
-    """Hands each module the options of the one it borrows from: the configured, or the default ones."""
+    """Hands each module the options of the one it borrows from: the configured, or the default
+    ones."""
     for one in modules:
         borrows = MODULES[one.kind].borrows if one.kind else None
         if borrows:
             lender = [m.options for m in modules if m.kind == borrows]
-            default = Options({o.name: o.default for o in MODULE_OPTIONS + MODULES[borrows].options})
+            default = Options({o.name: o.default
+                               for o in MODULE_OPTIONS + MODULES[borrows].options})
             setattr(one.options, borrows, (lender or [default])[0])
 
 
 def read_config(content, place, command=None):
-    """Settings of a configuration's text ('' = nothing configured) and the command line on top of it."""
+    """Settings of a configuration's text ('' = nothing configured) and the command line on top of
+    it."""
     given, reader = {}, JsonReader(content, place.name)
     if content.strip('\ufeff' + BLANKS):
         given = reader.read()
         if not isinstance(given, dict):
-            raise ConfigError('%s:1: found %s, need an object { }' % (place.name, json_value(given)[:60]))
+            raise ConfigError('%s:1: found %s, need an object { }' % (place.name,
+                                                                      json_value(given)[:60]))
     if command:
         overlay(given, reader.lines, command)
     return check(given, reader.lines, reader.mistakes, place)
@@ -924,7 +957,8 @@ def overlay(given, lines, command):
         given['interval'] = Loose(command.interval)
         lines[('interval',)] = None
     for what, pieces, registry, common in (('modules', command.modules, MODULES, MODULE_OPTIONS),
-                                           ('emitters', command.emitters, EMITTERS, EMITTER_OPTIONS)):
+                                           ('emitters', command.emitters, EMITTERS,
+                                            EMITTER_OPTIONS)):
         if pieces:
             old = given.get(what) if isinstance(given.get(what), dict) else {}
             given[what] = members = {}
@@ -967,7 +1001,8 @@ def split_commas(piece):
 
 
 def pairs(words, declared):
-    """[(key, Loose)]; a word without `=` names a boolean option, or continues the value before it."""
+    """[(key, Loose)]; a word without `=` names a boolean option, or continues the value before
+    it."""
     out = []
     for word in words:
         key, equals, value = word.partition('=')
@@ -983,10 +1018,11 @@ def pairs(words, declared):
 # -- what is declared, in words: the example and the help -------------------------------------
 
 def example_config():
-    """statbadger.conf.example: every module and emitter that exists, every option, with its default."""
+    """statbadger.conf.example: every module and emitter that exists, every option, with its
+    default."""
     out = ['// Configuration of statbadger: JSON that also takes comments and trailing commas.',
-           '// Every value shown is the default; what stands behind // is off, or need not be said.',
-           '// In any text "${NAME}", "${NAME:-default}" and "${file:/run/secrets/x}" are filled in.', '{']
+           '// Every value is the default; what stands behind // is off, or need not be said.',
+           '// "${NAME}", "${NAME:-default}" and "${file:/run/secrets/x}" are filled in.', '{']
     out += example_lines(TOP_OPTIONS[:-3], '    ')
     out += example_members('modules', MODULES, MODULE_OPTIONS, STOCK)
     out += example_members('emitters', EMITTERS, EMITTER_OPTIONS, (DEFAULT_EMITTER,))
@@ -1001,7 +1037,8 @@ def example_lines(options, indent, mark=''):
     lines = []
     for option in options:
         lines += ['%s// %s%s' % (indent, option.help, kind_words(option)),
-                  '%s%s%s: %s,' % (indent, mark, json_text(option.name), json_value(option.default))]
+                  '%s%s%s: %s,' % (indent, mark, json_text(option.name),
+                                   json_value(option.default))]
     return lines
 
 
@@ -1035,13 +1072,16 @@ def kind_words(option):
 
 
 def help_of(name):
-    """The options of one module or emitter, in words; ConfigError when there is none of that name."""
-    for what, registry, common in (('module', MODULES, MODULE_OPTIONS), ('emitter', EMITTERS, EMITTER_OPTIONS)):
+    """The options of one module or emitter, in words; ConfigError when there is none of that
+    name."""
+    for what, registry, common in (('module', MODULES, MODULE_OPTIONS),
+                                   ('emitter', EMITTERS, EMITTER_OPTIONS)):
         if name in registry:
             kind = registry[name]
             lines = ['%s, %s: %s' % (name, what, kind.help), '']
             lines += ['  ' + l for l in option_lines(kind.options)] + [''] * bool(kind.options)
-            return '\n'.join(lines + ['As every %s:' % what, ''] + ['  ' + l for l in option_lines(common)])
+            return '\n'.join(lines + ['As every %s:' % what, ''] + ['  ' + l
+                                                                    for l in option_lines(common)])
     names = list(MODULES) + list(EMITTERS)
     raise ConfigError('-h: found %s, need one of %s%s' % (
         json_text(name), ', '.join(names), did_you_mean(name, names)))
@@ -1066,16 +1106,18 @@ class Tree:
     def __init__(self, roots, monotonic, hold=False):
         self.roots, self.monotonic, self.hold = roots, monotonic, hold
         self.held, self.when, self.record_to, self.bad_lines = {}, 0.0, None, 0
-        self.fresh = {}                         # what was read in this tick: several modules share a file
+        self.fresh = {}  # what was read in this tick: several modules share a file
         self.foreign = not hold
 
     def path(self, name):
         """Where the file is: proc/stat -> /host/proc/stat."""
         top, _, rest = name.partition('/')
-        return os.path.join(self.roots[top], rest) if top in self.roots else os.path.join(self.roots[''], name)
+        return os.path.join(self.roots[top],
+                            rest) if top in self.roots else os.path.join(self.roots[''], name)
 
     def read(self, name):
-        """All bytes of a file, to its end; raises Absent when there is none, it is empty or unreadable.
+        """All bytes of a file, to its end; raises Absent when there is none, it is empty or
+        unreadable.
 
         seq_file hands out whole lines, some 4 kB a read, whatever the buffer: one read of
         /proc/net/dev with 200 interfaces gives a part that looks whole. So: until nothing comes.
@@ -1085,7 +1127,7 @@ class Tree:
             return data
         if self.foreign and name.startswith('proc/net/'):
             try:
-                return self.read('proc/1/net/' + name[9:])      # proc/net is a link to the reader's own
+                return self.read('proc/1/net/' + name[9:])  # proc/net is a link to the reader's own
             except Absent:
                 pass
         try:
@@ -1198,7 +1240,8 @@ def snapshots(folder):
 
 
 def is_decimal(word):
-    """Whether the bytes or text are ASCII digits with at most one point; float() takes much else besides."""
+    """Whether the bytes or text are ASCII digits with at most one point; float() takes much else
+    besides."""
     word = os.fsencode(word)
     return word.replace(b'.', b'', 1).isdigit() and len(word) < 40
 
@@ -1219,7 +1262,8 @@ def host_identity(tree, configured):
 
 def host_name(tree):
     """The kernel's answer; under a foreign root etc/hostname comes first."""
-    for name in ('etc/hostname', 'proc/sys/kernel/hostname') if tree.foreign else ('proc/sys/kernel/hostname',):
+    for name in ('etc/hostname',
+                 'proc/sys/kernel/hostname') if tree.foreign else ('proc/sys/kernel/hostname',):
         try:
             return tree.read(name).decode('utf-8', 'replace').strip().replace('\0', '')
         except Absent:
@@ -1228,9 +1272,11 @@ def host_name(tree):
 
 
 def default_route(tree):
-    """(interface, [(network, mask)]) of the default route with the lowest metric; (None, []) without one.
+    """(interface, [(network, mask)]) of the default route with the lowest metric; (None, [])
+    without one.
 
-    proc/net/route: `eth0 00000000 0102A8C0 0003 0 0 100 00000000 0 0 0`, addresses as the machine keeps them.
+    proc/net/route: `eth0 00000000 0102A8C0 0003 0 0 100 00000000 0 0 0`, addresses as the machine
+    keeps them.
     """
     best, routes = None, []
     try:
@@ -1248,7 +1294,7 @@ def default_route(tree):
             continue
         if not destination and not mask:
             best = min(best, (metric, words[0])) if best else (metric, words[0])
-        elif not flags & 2:                     # no gateway: the interface is in that network itself
+        elif not flags & 2:  # no gateway: the interface is in that network itself
             routes.append((words[0], destination, mask))
     interface = best and best[1]
     return interface, [(d, m) for name, d, m in routes if name == interface]
@@ -1293,7 +1339,8 @@ def ipv6_address(tree, interface):
 
 
 def narrow_counters(tree):
-    """Whether the kernel counts in 32 bits: VmallocTotal is under 4 GiB, or there is only LowTotal, which
+    """Whether the kernel counts in 32 bits: VmallocTotal is under 4 GiB, or there is only LowTotal,
+    which
     64-bit kernels before 2.6.19 print too; None = unknown."""
     try:
         data = b'\n' + tree.read('proc/meminfo')
@@ -1314,7 +1361,8 @@ MOST_KNOWN = 100000             # names that are remembered: devices may come an
 
 
 def counters(words):
-    """The ints of words of ASCII digits under 2^64; ValueError for all else that int() would take."""
+    """The ints of words of ASCII digits under 2^64; ValueError for all else that int() would
+    take."""
     if not b''.join(words).isdigit():
         raise ValueError
     row = list(map(int, words))
@@ -1348,11 +1396,13 @@ def matcher(globs):
     refused = [g[1:] for g in globs if g.startswith('!')]
     if refused and globs[0].startswith('!'):
         wanted.append('*')
-    return lambda name: any(glob(g, name) for g in wanted) and not any(glob(g, name) for g in refused)
+    return lambda name: any(glob(g, name) for g in wanted) and not any(glob(g, name)
+                                                                       for g in refused)
 
 
 def glob(pattern, name):
-    """Whether the shell pattern (`*`, `?`, `[a-z]`, `[!a]`) matches the whole name; `*` takes dots too."""
+    """Whether the shell pattern (`*`, `?`, `[a-z]`, `[!a]`) matches the whole name; `*` takes dots
+    too."""
     p = n = 0
     star, mark = -1, 0
     while n < len(name):
@@ -1391,11 +1441,13 @@ def glob_one(pattern, at, letter):
 # -- cpu: proc/stat (proc(5)) -----------------------------------------------------------------
 
 def cpu_states():
-    """The ten columns of a `cpu` line, USER_HZ ticks. Old kernels have fewer: 4 before 2.5.41, steal
+    """The ten columns of a `cpu` line, USER_HZ ticks. Old kernels have fewer: 4 before 2.5.41,
+    steal
     since 2.6.11, guest since 2.6.24, guest_nice since 2.6.33. iowait and idle may go backwards."""
     return (
         Metric('user', SHARE, 'percent', 'Time in user mode, without guests', less='guest'),
-        Metric('nice', SHARE, 'percent', 'Time in user mode at low priority, without guests', less='guest_nice'),
+        Metric('nice', SHARE, 'percent', 'Time in user mode at low priority, without guests',
+               less='guest_nice'),
         Metric('system', SHARE, 'percent', 'Time in kernel mode'),
         Metric('idle', SHARE, 'percent', 'Time idle'),
         Metric('iowait', SHARE, 'percent', 'Time idle while a disk request was waited for'),
@@ -1403,7 +1455,8 @@ def cpu_states():
         Metric('softirq', SHARE, 'percent', 'Time in soft interrupts'),
         Metric('steal', SHARE, 'percent', 'Time that the hypervisor gave to others (since 2.6.11)'),
         Metric('guest', SHARE, 'percent', 'Time that ran guests (since 2.6.24)'),
-        Metric('guest_nice', SHARE, 'percent', 'Time that ran guests at low priority (since 2.6.33)'))
+        Metric('guest_nice', SHARE, 'percent',
+               'Time that ran guests at low priority (since 2.6.33)'))
 
 
 CPU = Table('cpu', cpu_states(), source='proc/stat')
@@ -1411,7 +1464,8 @@ CPU_CORE = Table('cpu', cpu_states(), labels=('cpu',), source='proc/stat')
 CPU_EVENTS = Table('cpu', source='proc/stat', columns=(
     Metric('cores', RAW, '', 'cpuN lines'),
     Metric('ctxt_per_sec', COUNTER, '', 'Context switches'),
-    Metric('ctxt_per_sec_per_core', COUNTER, '', 'Context switches per core', of=('ctxt_per_sec',), over=('cores',)),
+    Metric('ctxt_per_sec_per_core', COUNTER, '', 'Context switches per core', of=('ctxt_per_sec',),
+           over=('cores',)),
     Metric('procs_forked_per_sec', COUNTER, '', 'Processes and threads created'),
     Metric('procs_running', GAUGE, '', 'Threads that run or could run'),
     Metric('procs_blocked', GAUGE, '', 'Threads that wait for a disk'),
@@ -1419,9 +1473,11 @@ CPU_EVENTS = Table('cpu', source='proc/stat', columns=(
 
 
 @module('cpu', 'Processor time by state, context switches, forks, interrupts: proc/stat',
-        [Option('per_core', boolean, False, 'The states of each core too')], CPU, CPU_EVENTS, CPU_CORE)
+        [Option('per_core', boolean, False, 'The states of each core too')], CPU, CPU_EVENTS,
+        CPU_CORE)
 def cpu(tree, options, memory):
-    """proc/stat: `cpu  2255 34 2290 22625563 6290 127 456 0 0 0`, then cpu0 ..., `intr 114930548 113199788 ...`"""
+    """proc/stat: `cpu  2255 34 2290 22625563 6290 127 456 0 0 0`, then cpu0 ..., `intr 114930548
+    113199788 ...`"""
     data = tree.read('proc/stat')
     start = 0 if data.startswith(b'cpu ') else data.find(b'\ncpu ') + 1
     end = data.find(b'\n', start)
@@ -1429,7 +1485,8 @@ def cpu(tree, options, memory):
         yield from state_row(tree, CPU, (), data[start:end])
     yield CPU_EVENTS, (), [
         core_count(data) or ABSENT,
-        first_number(data, b'\nctxt '), first_number(data, b'\nprocesses '), first_number(data, b'\nprocs_running '),
+        first_number(data, b'\nctxt '), first_number(data, b'\nprocesses '),
+        first_number(data, b'\nprocs_running '),
         first_number(data, b'\nprocs_blocked '), first_number(data, b'\nintr ')]
     if options.per_core:
         for line in whole_lines(tree, data[:data.find(b'\n', data.rfind(b'\ncpu') + 1) + 1]):
@@ -1472,7 +1529,8 @@ def first_number(data, key):
 # -- load: proc/loadavg -----------------------------------------------------------------------
 
 LOAD = Table('load', source='proc/loadavg', columns=(
-    Metric('one', REAL, '', 'Threads that run, could run or wait for a disk, average of one minute'),
+    Metric('one', REAL, '',
+           'Threads that run, could run or wait for a disk, average of one minute'),
     Metric('five', REAL, '', 'The same, five minutes'),
     Metric('fifteen', REAL, '', 'The same, fifteen minutes'),
     Metric('runnable_entities', GAUGE, '', 'Threads that run or could run'),
@@ -1506,9 +1564,11 @@ DISK = Table('disk', labels=('device',), source='proc/diskstats', columns=(
     Metric('write_time', COUNTER32, 'ms/s', 'Time that writes took, all added up'),
     Metric('io', GAUGE, '', 'Requests in flight'),
     Metric('io_time', COUNTER32, 'ms/s', 'Time with requests in flight'),
-    Metric('io_weighted_time', COUNTER32, 'ms/s', 'Time with requests in flight, times their number'),
+    Metric('io_weighted_time', COUNTER32, 'ms/s',
+           'Time with requests in flight, times their number'),
     Metric('discards', COUNTER, '', 'Discards completed (since 4.18)'),
-    Metric('discards_merged', COUNTER, '', 'Adjacent discards merged into one request (since 4.18)'),
+    Metric('discards_merged', COUNTER, '',
+           'Adjacent discards merged into one request (since 4.18)'),
     Metric('discard_sectors', COUNTER, '', 'Sectors of 512 bytes discarded (since 4.18)'),
     Metric('discard_time', COUNTER32, 'ms/s', 'Time that discards took, all added up (since 4.18)'),
     Metric('flushes', COUNTER, '', 'Flushes completed (since 5.5)'),
@@ -1519,25 +1579,31 @@ DISK = Table('disk', labels=('device',), source='proc/diskstats', columns=(
     Metric('await', RATIO, 'ms', 'Mean time of a request, queueing included',
            of=('read_time', 'write_time', 'discard_time'), over=('reads', 'writes', 'discards')),
     Metric('read_await', RATIO, 'ms', 'Mean time of a read', of=('read_time',), over=('reads',)),
-    Metric('write_await', RATIO, 'ms', 'Mean time of a write', of=('write_time',), over=('writes',)),
-    Metric('queue', COUNTER, '', 'Mean number of requests in flight', of=('io_weighted_time',), scale=0.001),
+    Metric('write_await', RATIO, 'ms', 'Mean time of a write', of=('write_time',),
+           over=('writes',)),
+    Metric('queue', COUNTER, '', 'Mean number of requests in flight', of=('io_weighted_time',),
+           scale=0.001),
     Metric('request_size', RATIO, 'KB', 'Mean size of a request', scale=SECTOR / 1024,
-           of=('read_sectors', 'write_sectors', 'discard_sectors'), over=('reads', 'writes', 'discards'))))
+           of=('read_sectors', 'write_sectors', 'discard_sectors'),
+           over=('reads', 'writes', 'discards'))))
 
 # 2.6.0 to 2.6.24 gave partitions four columns, of another meaning than the first four of a disk.
 OLD_PARTITION = Table('disk', labels=('device',), source='proc/diskstats', columns=tuple(
-    m for m in DISK.columns if m.name in ('number', 'reads', 'read_sectors', 'writes', 'write_sectors',
+    m for m in DISK.columns if m.name in ('number', 'reads', 'read_sectors', 'writes',
+                                          'write_sectors',
                                           'read_thruput', 'write_thruput', 'request_size')))
 
 DISK_OPTIONS = [
-    Option('devices', patterns, ['*', '!loop*', '!ram*', '!zram*'], 'Patterns of devices; ! takes away'),
+    Option('devices', patterns, ['*', '!loop*', '!ram*', '!zram*'],
+           'Patterns of devices; ! takes away'),
     Option('partitions', boolean, False, 'Partitions too, not only whole disks'),
 ]
 
 
 @module('disk', 'Disk requests, times and sizes: proc/diskstats', DISK_OPTIONS, DISK)
 def disk(tree, options, memory):
-    """proc/diskstats: `8 0 sda 87 12 900 33 5 1 48 2 0 21 35 ...` (14, 18 or 20 columns; partitions once 7)"""
+    """proc/diskstats: `8 0 sda 87 12 900 33 5 1 48 2 0 21 35 ...` (14, 18 or 20 columns; partitions
+    once 7)"""
     return disk_rows(tree, options, memory)
 
 
@@ -1556,7 +1622,8 @@ def disk_rows(tree, options, memory):
 
 
 def disk_row(tree, options, memory, head, line):
-    """(table, labels, row) of one line of a device that is kept; None for others, and for garbage."""
+    """(table, labels, row) of one line of a device that is kept; None for others, and for
+    garbage."""
     try:
         number, name = disk_number(head)
         row = counters(line.split())
@@ -1568,7 +1635,7 @@ def disk_row(tree, options, memory, head, line):
     labels = disk_labels(tree, options, memory, name, number, len(row) == 4)
     if len(row) == 4:
         return labels and (OLD_PARTITION, labels, [number] + row)
-    if row[8] >= 1 << 31:                       # some drivers count below zero; that number is unknown
+    if row[8] >= 1 << 31:  # some drivers count below zero; that number is unknown
         row[8] = ABSENT
     return labels and (DISK, labels, [number] + row[:17])
 
@@ -1629,7 +1696,8 @@ def is_partition(name, old, tree):
         return old or name.replace(b'/', b'!') not in whole
     base = name.rstrip(b'0123456789')
     names = tree.ask('disks', disk_names)
-    return base != name and (base in names or base[-1:] == b'p' and base[-2:-1].isdigit() and base[:-1] in names)
+    return base != name and (base in names or base[-1:] == b'p' and base[-2:-1].isdigit()
+                             and base[:-1] in names)
 
 
 # -- network: proc/net/dev --------------------------------------------------------------------
@@ -1702,25 +1770,30 @@ def interface_row(tree, options, memory, name, rest):
 
 MEMINFO = OpenTable('mem', 'B', 'As in proc/meminfo, lower case, "(" to "_"', source='proc/meminfo')
 MEMORY = Table('mem', source='proc/meminfo', columns=(
-    Metric('used', GAUGE, 'B', 'Total less available; before 3.14 less free, buffers, cached and sreclaimable'),
+    Metric('used', GAUGE, 'B',
+           'Total less available; before 3.14 less free, buffers, cached and sreclaimable'),
     Metric('used_percent', REAL, 'percent', 'The same as a share of the total')))
 
 
 @module('memory', 'Memory by use: proc/meminfo', [], MEMINFO, MEMORY)
 def memory_use(tree, options, memory):
-    """proc/meminfo: `MemTotal:       24684092 kB`, `HugePages_Total:       0`, `Active(anon):      4567 kB`"""
+    """proc/meminfo: `MemTotal:       24684092 kB`, `HugePages_Total:       0`, `Active(anon):
+    4567 kB`"""
     data = tree.read('proc/meminfo')
     words = data.split()
-    if memory.get('words') and len(words) == memory['length'] and memory['words'](words) == memory['shape']:
-        numbers = memory['numbers'](words)      # the same lines as last time: nearly always
-        if b''.join(numbers).isdigit() and data.endswith(b'\n') and len(max(numbers, key=len)) <= 20:
+    fits = memory.get('words') and len(words) == memory['length']
+    if fits and memory['words'](words) == memory['shape']:      # the lines of last time, nearly always
+        numbers = memory['numbers'](words)
+        if b''.join(numbers).isdigit() and data.endswith(b'\n') and len(max(numbers,
+                                                                            key=len)) <= 20:
             yield from meminfo_rows(memory, list(map(mul, map(int, numbers), memory['scales'])))
             return
     columns, values = [], []
     for line in whole_lines(tree, data):
         name, _, rest = line.partition(b':')
         right = rest.split()
-        if right and right[0].isdigit() and len(right[0]) <= 20 and (len(right) == 1 or right[1:] == [b'kB']):
+        if right and right[0].isdigit() and len(right[0]) <= 20 and (len(right) == 1
+                                                                     or right[1:] == [b'kB']):
             columns.append((name, len(right)))
             values.append(int(right[0]) << 10 if len(right) == 2 else int(right[0]))
         elif line:
@@ -1809,7 +1882,8 @@ FILE_HANDLES = Table('system', source='proc/sys/fs/file-nr', columns=(
     Metric('file_handles', GAUGE, '', 'Open file handles'),))
 
 
-@module('system', 'Cores, clock, disks, uptime, open files: proc/stat, proc/cpuinfo, proc/uptime, ...', [],
+@module('system',
+        'Cores, clock, disks, uptime, open files: proc/stat, proc/cpuinfo, proc/uptime, ...', [],
         CPU_CORES, borrows='disk')
 def cores(tree, options, memory):
     count = core_count(tree.read('proc/stat'))
@@ -1819,7 +1893,8 @@ def cores(tree, options, memory):
 
 @module('system', '', [], CPU_SPEED, CPU_CACHE)
 def cpuinfo(tree, options, memory):
-    """proc/cpuinfo: `cpu MHz\\t\\t: 2899.998`, `cache size\\t: 36608 KB`; not on every architecture"""
+    """proc/cpuinfo: `cpu MHz\\t\\t: 2899.998`, `cache size\\t: 36608 KB`; not on every
+    architecture"""
     data = b'\n' + tree.read('proc/cpuinfo')
     parts = [part for part in data.split(b'\ncpu MHz')[1:] if b'\n' in part]
     words = [part[:part.find(b'\n')].partition(b':')[2].strip() for part in parts]
@@ -1871,11 +1946,13 @@ SELF = Table('self', source='the agent', columns=(
     Metric('rss', GAUGE, 'B', 'Resident memory'),
     Metric('ticks', GAUGE, '', 'Ticks since the start'),
     Metric('ticks_late', GAUGE, '', 'Ticks that began more than a tenth of an interval late'),
-    Metric('ticks_skipped', GAUGE, '', 'Ticks that were not held since the one before took too long'),
+    Metric('ticks_skipped', GAUGE, '',
+           'Ticks that were not held since the one before took too long'),
     Metric('late', REAL, 's', 'How late this tick began')))
 SELF_MODULE = Table('self', labels=('module',), source='the agent', columns=(
     Metric('module_duration', REAL, 's', 'Time that the last reading took'),
-    Metric('module_errors', GAUGE, '', 'Readings that failed and lines that were garbage, since the start')))
+    Metric('module_errors', GAUGE, '',
+           'Readings that failed and lines that were garbage, since the start')))
 SELF_EMITTER = Table('self', labels=('emitter',), source='the agent', columns=(
     Metric('emitter_accepted', GAUGE, '', 'Ticks taken for this sink'),
     Metric('emitter_acknowledged', GAUGE, '', 'Ticks that the sink acknowledged'),
@@ -1889,7 +1966,8 @@ SELF_EMITTER = Table('self', labels=('emitter',), source='the agent', columns=(
     Metric('emitter_last_error', GAUGE, '', 'Unix time of the last failure')))
 
 
-@module('self', 'What the agent itself costs, and what became of every tick', [], SELF, SELF_MODULE, SELF_EMITTER)
+@module('self', 'What the agent itself costs, and what became of every tick', [], SELF,
+        SELF_MODULE, SELF_EMITTER)
 def own_figures(tree, options, memory):
     """The rows that the agent has ready in memory['account'], since no file has them."""
     return memory['account']()
@@ -1912,7 +1990,8 @@ class Plan:
     def __init__(self, table, width, rows):
         raw = table.raw[:width]
         if width > len(raw):
-            raise TypeError('a row of %d columns for the table %s of %d' % (width, table.family, len(raw)))
+            raise TypeError('a row of %d columns for the table %s of %d' % (width, table.family,
+                                                                            len(raw)))
         at = {m.name: i for i, m in reversed(list(enumerate(raw)))}
         self.width, self.rows, self.shown = width, rows, table.shown(width)
         self.counters = [(i, m.kind) for i, m in enumerate(raw) if m.kind in COUNTERS]
@@ -1921,12 +2000,15 @@ class Plan:
         self.shares = any(m.kind == SHARE for m in raw)
         self.plain = all(m.kind in (GAUGE, REAL) for m in raw)
         self.whole = [i for i, m in enumerate(raw) if m.kind == GAUGE]
-        self.checked = picker([i + r * width for r in range(rows) for i, kind in self.counters], width * rows)
+        self.checked = picker([i + r * width for r in range(rows) for i, kind in self.counters],
+                              width * rows)
         source = [at[m.of[0] if m.of else m.name] for m in self.shown]
         self.linear = picker([i + r * width for r in range(rows) for i in source], width * rows)
         self.scales = [0.1 if m.kind == BUSY else m.scale for m in self.shown] * rows
-        self.others = [(j, m.kind, [at[n] for n in m.of or (m.name,) if n in at], [at[n] for n in m.over if n in at],
-                        m.scale) for j, m in enumerate(self.shown) if m.kind not in (COUNTER, COUNTER32) or m.over]
+        self.others = [(j, m.kind, [at[n] for n in m.of or (m.name,) if n in at],
+                        [at[n] for n in m.over if n in at],
+                        m.scale) for j, m in enumerate(self.shown)
+                        if m.kind not in (COUNTER, COUNTER32) or m.over]
 
     def values(self, now, before, primed, elapsed, narrow):
         """The values of all rows, as shown. now, before: all rows one behind the other; primed: the
@@ -1948,7 +2030,8 @@ class Plan:
         elapsed = elapsed if elapsed > 0 else ABSENT
         out = [g * s / elapsed for g, s in zip(self.linear(growth), self.scales)]
         for j, kind, of, over, scale in self.others:
-            out[j::len(self.shown)] = self.other(kind, growth, now, of, over, scale, out[j::len(self.shown)])
+            out[j::len(self.shown)] = self.other(kind, growth, now, of, over, scale,
+                                                 out[j::len(self.shown)])
         return out
 
     def mend(self, growth, before, narrow):
@@ -1988,7 +2071,8 @@ class Plan:
             return [rate / n if n else ABSENT for rate, n in zip(rates, now[over[0]::wide])]
         grown = [growth[c::wide] for c in of]
         under = [growth[c::wide] for c in over]
-        return [sum(g) * scale / sum(u) if sum(u) else ABSENT for g, u in zip(zip(*grown), zip(*under))]
+        return [sum(g) * scale / sum(u) if sum(u) else ABSENT for g,
+                u in zip(zip(*grown), zip(*under))]
 
 
 def picker(indexes, size):
@@ -2021,7 +2105,8 @@ class Rates:
         else:
             primed = self.arrange(found, keys)
             found = self.kept
-        now = [[v for table, labels, row in found[start:end] for v in row] for plan, start, end in self.groups]
+        now = [[v for table, labels, row in found[start:end] for v in row] for plan, start,
+               end in self.groups]
         elapsed = when - self.when if self.when is not None else 0
         values = []
         for i, (plan, start, end) in enumerate(self.groups):
@@ -2036,9 +2121,11 @@ class Rates:
         return self.series, values
 
     def arrange(self, found, keys):
-        """Lays out rows that are not those of the last reading; the first of two with one name counts.
+        """Lays out rows that are not those of the last reading; the first of two with one name
+        counts.
 
-        Gives, for each group, the last readings of its rows (of new ones, this reading) and the numbers
+        Gives, for each group, the last readings of its rows (of new ones, this reading) and the
+        numbers
         of those that are new."""
         last = {}
         for (plan, start, end), now in zip(self.groups, self.now):
@@ -2082,7 +2169,8 @@ class Rates:
 
     def name(self, key, plan):
         table, labels, width = key
-        series = [Series(table.family, m.name, m.unit, m.kind, table.labels, labels) for m in plan.shown]
+        series = [Series(table.family, m.name, m.unit, m.kind, table.labels, labels)
+                  for m in plan.shown]
         self.known[key] = series
         return series
 
@@ -2096,7 +2184,8 @@ class Parts:
     LONGEST = 60.0
 
     def __init__(self, name, parts, options, tree, said, memory=None, keep=None, patient=True):
-        self.name, self.options, self.tree, self.said, self.patient = name, options, tree, said, patient
+        self.name, self.options, self.tree = name, options, tree
+        self.said, self.patient = said, patient
         self.memory = {} if memory is None else memory
         self.parts = [[part, Rates(keep), 0, 0.0, False] for part in parts]
         self.errors, self.large = 0, False
@@ -2117,7 +2206,7 @@ class Parts:
                 self.errors += 1
                 if not said and (self.patient or not rates.keys):
                     self.said('warning', '%s: %s' % (self.name, error if isinstance(error, Absent)
-                                                     else 'no use can be made of %s' % (error or 'what was read')))
+                                                     else 'no use can be made of %s' % error))
                 continue
             self.errors += tree.bad_lines - bad
             if failures and self.patient:
@@ -2131,7 +2220,7 @@ class Parts:
 
 # == 6 ENCODING: byte-level primitives that know no point =======================================
 
-# Here come the primitives of the binary protocols: CRC-32C, varints, AMQP tables, RESP, SigV4, Avro.
+# Here come the primitives of the binary protocols: CRC-32C, varints, AMQP tables, RESP, Avro ...
 
 def pickle_list(items):
     """A pickle, protocol 2, of a list of (text, (time, number)): what carbon's pickle port takes.
@@ -2152,7 +2241,7 @@ def pickle_list(items):
 # == 7 PAYLOADS: a frame to the bytes of each format ============================================
 
 TIME = '\0'                     # where the time goes in a template; no sanitised text holds a NUL
-FORMATS_KEPT = 8                # layouts whose template is kept: modules of several intervals take turns
+FORMATS_KEPT = 8  # layouts whose template is kept: modules of several intervals take turns
 
 
 def time_text(ms):
@@ -2190,7 +2279,7 @@ class Template:
             values = [values[i] for i in pick]
         try:
             text = template % tuple(values)
-        except ValueError:                      # a hole where a whole number goes: %d does not take NaN
+        except ValueError:  # a hole where a whole number goes: %d does not take NaN
             text = self.wide(layout, identity, pick) % tuple(
                 'nan' if v != v else '%d' % v if layout.series[i].kind == GAUGE else '%.12g' % v
                 for i, v in zip(pick if pick is not None else range(len(values)), values))
@@ -2202,7 +2291,8 @@ class Template:
     def entry(self, layout, identity):
         pick = self.keep and [i for i, s in enumerate(layout.series) if self.keep(s.flat)]
         series = layout.series if pick is None else [layout.series[i] for i in pick]
-        return layout, identity, ''.join(self.lines(series, identity, map(number_format, series))), pick
+        return layout, identity, ''.join(self.lines(series, identity,
+                                                    map(number_format, series))), pick
 
     def wide(self, layout, identity, pick):
         """The template with %s for every value."""
@@ -2238,7 +2328,8 @@ class PayloadJson:
 
     def text(self, frame):
         lines = self.template.text(frame)
-        head = ', '.join('"%s": %s' % (key, json_text(frame.identity[key])) for key in IDENTITY_KEYS)
+        head = ', '.join('"%s": %s' % (key, json_text(frame.identity[key]))
+                         for key in IDENTITY_KEYS)
         if not self.pretty:
             return '{%s, "timestamp": %s, "points": [%s]}\n' % (
                 head, time_text(frame.time_ms), lines.rstrip(',\n').replace(',\n', ', '))
@@ -2246,12 +2337,14 @@ class PayloadJson:
             head, time_text(frame.time_ms), lines.rstrip(',\n'))
 
     def pretty_lines(self, layout, identity, forms):
-        """`  {"cpu.user":   {"value":       %.12g, "units": "percent"}},`, the columns below each other"""
+        """`  {"cpu.user":   {"value":       %.12g, "units": "percent"}},`, the columns below each
+        other"""
         names = [json_text(s.flat) for s in layout]
         wide = max(map(len, names)) if names else 0
         for name, series, form in zip(names, layout, forms):
             yield '  {%s:%s {"value": %%%d%s, "units": %s}},\n' % (
-                percents(name), ' ' * (wide - len(name)), PRETTY_WIDTH, form[1:], percents(json_text(series.unit)))
+                percents(name), ' ' * (wide - len(name)), PRETTY_WIDTH, form[1:],
+                percents(json_text(series.unit)))
 
 
 def payload_lines(layout, identity, forms):
@@ -2264,17 +2357,19 @@ def payload_lines(layout, identity, forms):
 def payload_object(frame, keep=None):
     """The payload as a dict, which is what emitters of users get."""
     payload = dict(frame.identity)
-    payload['timestamp'] = frame.time_ms // 1000 if frame.time_ms % 1000 == 0 else frame.time_ms / 1000.0
+    ms = frame.time_ms
+    payload['timestamp'] = ms // 1000 if ms % 1000 == 0 else ms / 1000.0
     payload['points'] = [
         {s.flat: {'value': int(v) if s.kind == GAUGE else v, 'units': s.unit}}
-        for s, v in zip(frame.layout.series, frame_values(frame)) if v == v and (keep is None or keep(s.flat))]
+        for s, v in zip(frame.layout.series, frame_values(frame)) if v == v
+        and (keep is None or keep(s.flat))]
     return payload
 
 
 # -- Graphite ---------------------------------------------------------------------------------
 
 NODE = frozenset('abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-')
-MOST_NODE = 200                 # letters of a part of a path: carbon makes it a file name, with .wsp
+MOST_NODE = 200  # letters of a part of a path: carbon makes it a file name, with .wsp
 
 
 def graphite_node(text):
@@ -2299,7 +2394,8 @@ def graphite_name(metric):
 
 
 def graphite_path(series, prefix, once):
-    """`EC2.us-west-1.test.n1_example_net.net.rx_bytes.eth0_100`. once: a memo of function and text."""
+    """`EC2.us-west-1.test.n1_example_net.net.rx_bytes.eth0_100`. once: a memo of function and
+    text."""
     name = once(graphite_name, series.metric)
     instance = '.' + once(graphite_node, '/'.join(series.values)) if series.values else ''
     return '.'.join(prefix + [name + instance])
@@ -2315,7 +2411,8 @@ def graphite_tagged(series, identity, tags, once):
     """`net.rx_bytes;host=n1;interface=eth0;datacenter=EC2`. once: a memo of function and text."""
     labels = dict(zip(series.keys, series.values))
     found = dict({'host': identity['hostname']}, **labels)
-    found.update((key, identity[key]) for key in IDENTITY_KEYS if key != 'hostname' and key not in found)
+    found.update((key, identity[key]) for key in IDENTITY_KEYS if key != 'hostname'
+                 and key not in found)
     found.update((key, tags[key]) for key in sorted(tags) if key not in labels)
     pairs = found.items()
     return once(graphite_name, series.metric) + ''.join(
@@ -2352,7 +2449,8 @@ def unwanted(blacklist):
 
 
 def datagrams(text, most):
-    """(list of texts of whole lines, each at most so many bytes; how many lines are longer than that)"""
+    """(list of texts of whole lines, each at most so many bytes; how many lines are longer than
+    that)"""
     out, lines, size, long = [], [], 0, 0
     for line in text.splitlines(True):
         if len(line) > most:
@@ -2378,7 +2476,8 @@ def stdout_link(options):
     return ('stdout',)
 
 
-@emitter('stdout', 'The payload on standard output, a line of JSON per tick', [], 'sent', stdout_link)
+@emitter('stdout', 'The payload on standard output, a line of JSON per tick', [], 'sent',
+         stdout_link)
 def stdout(options):
     """The payload, as user-written emitters receive it, one line per tick."""
     payload = PayloadJson(unwanted(options.blacklist))
@@ -2387,7 +2486,8 @@ def stdout(options):
         yield Send(''.join(map(payload.text, frames)).encode())
 
 
-@emitter('stdout_pretty', 'The payload on standard output, for people: still JSON, a point per line',
+@emitter('stdout_pretty',
+         'The payload on standard output, for people: still JSON, a point per line',
          [], 'sent', stdout_link)
 def stdout_pretty(options):
     payload = PayloadJson(unwanted(options.blacklist), pretty=True)
@@ -2398,7 +2498,7 @@ def stdout_pretty(options):
 
 # -- graphite: carbon (graphite.readthedocs.io, "Feeding In Your Data") ------------------------
 
-DATAGRAM = 1432                 # bytes that fit an Ethernet frame of 1,500 behind IPv6 and UDP headers
+DATAGRAM = 1432  # bytes that fit an Ethernet frame of 1,500 behind IPv6 and UDP headers
 PICKLED_AT_ONCE = 500           # points in one pickle: carbon closes the connection above 1 MiB
 
 
@@ -2410,8 +2510,10 @@ def graphite_link(options):
 
 
 @emitter('graphite', 'Graphite: carbon, or anything that takes its lines', STREAM_OPTIONS + [
-    Option('protocol', choice('plaintext', 'pickle'), 'plaintext', 'Lines (port 2003), or pickles (port 2004)'),
-    Option('transport', choice('tcp', 'udp'), 'tcp', 'udp is for plaintext only, in datagrams of whole lines'),
+    Option('protocol', choice('plaintext', 'pickle'), 'plaintext',
+           'Lines (port 2003), or pickles (port 2004)'),
+    Option('transport', choice('tcp', 'udp'), 'tcp',
+           'udp is for plaintext only, in datagrams of whole lines'),
     Option('prefix', template, '{datacenter}.{region}.{zone}.{cluster}.{hostname}',
            'First part of every path; a part that is empty vanishes with its dot'),
     Option('tagged', boolean, False, 'Tags instead of a path: net.rx_bytes;host=n1;interface=eth0'),
@@ -2428,14 +2530,17 @@ def graphite(options):
                 for data in graphite_pickles(lines.text(frame), frame.time_ms):
                     yield Send(data)
         else:
-            yield Send(''.join([lines.text(f).replace(TIME, time_text(f.time_ms)) for f in frames]).encode())
+            yield Send(''.join([lines.text(f).replace(TIME, time_text(f.time_ms))
+                                for f in frames]).encode())
 
 
 def graphite_udp(lines):
-    """The dialogue over UDP: a line that fits no frame is refused here, for it would be lost on the way."""
+    """The dialogue over UDP: a line that fits no frame is refused here, for it would be lost on the
+    way."""
     while True:
         for frame in (yield Next()):
-            texts, long = datagrams(lines.text(frame).replace(TIME, time_text(frame.time_ms)), DATAGRAM)
+            texts, long = datagrams(lines.text(frame).replace(TIME, time_text(frame.time_ms)),
+                                    DATAGRAM)
             for text in texts:
                 yield Send(text.encode())
             if long:
@@ -2443,21 +2548,23 @@ def graphite_udp(lines):
 
 
 def graphite_pickles(text, time_ms):
-    """Carbon's pickle frames: a 4-byte length, then [(path, (time, value)), ...], 500 points each."""
+    """Carbon's pickle frames: a 4-byte length, then [(path, (time, value)), ...], 500 points
+    each."""
     stamp = time_ms // 1000 if time_ms % 1000 == 0 else time_ms / 1000.0
     points = [line.split(' ')[:2] for line in text.split('\n')[:-1]]
     for i in range(0, len(points), PICKLED_AT_ONCE):
-        data = pickle_list([(path, stamp, float(value)) for path, value in points[i:i + PICKLED_AT_ONCE]])
+        data = pickle_list([(path, stamp, float(value)) for path,
+                            value in points[i:i + PICKLED_AT_ONCE]])
         yield struct.pack('>I', len(data)) + data
 
 
 # == 9 TRANSPORTS: sockets, pipes, the log; who performs the steps of a dialogue ================
 
-TIOCOUTQ = 0x5411               # bytes that the peer's kernel has not acknowledged; elsewhere an error
+TIOCOUTQ = 0x5411  # bytes that the peer's kernel has not acknowledged; elsewhere an error
 FOUR_BYTES = b'\0\0\0\0'
-TCP_USER_TIMEOUT = 18           # ms that sent bytes may go unacknowledged before the connection breaks
+TCP_USER_TIMEOUT = 18  # ms that sent bytes may go unacknowledged before the connection breaks
 MOST_LINE = 65536
-PIPE_BUF = 4096                 # a pipe that poll() calls writable takes so many bytes without blocking
+PIPE_BUF = 4096  # a pipe that poll() calls writable takes so many bytes without blocking
 
 
 def left(deadline):
@@ -2469,7 +2576,8 @@ def left(deadline):
 
 
 def wait_for(fd, event, deadline):
-    """Returns when the descriptor is ready, an error on it counts as ready too; raises at the deadline."""
+    """Returns when the descriptor is ready, an error on it counts as ready too; raises at the
+    deadline."""
     poll = select.poll()
     poll.register(fd, event)
     while not poll.poll(left(deadline) * 1000 + 1):
@@ -2482,7 +2590,7 @@ class StreamLink:
     def __init__(self, addresses, timeout, deadline):
         self.buffer, self.sock, self.fd = b'', None, -1
         for i, (family, kind, protocol, _, address) in enumerate(addresses):
-            try:                                # each address gets its part of the time that is left
+            try:  # each address gets its part of the time that is left
                 part = time.monotonic() + left(deadline) / (len(addresses) - i)
                 self.sock = _socket.socket(family, kind, protocol)
                 self.connect(address, timeout, part)
@@ -2530,7 +2638,8 @@ class StreamLink:
         return True
 
     def until(self, enough, deadline):
-        """The first n bytes of what comes in, as soon as enough(buffer) says how many and not None."""
+        """The first n bytes of what comes in, as soon as enough(buffer) says how many and not
+        None."""
         while True:
             n = enough(self.buffer)
             if n is not None:
@@ -2604,7 +2713,8 @@ class DatagramLink:
 
 
 class StdoutLink:
-    """Standard output, for all emitters that write there: whole messages, never in between each other.
+    """Standard output, for all emitters that write there: whole messages, never in between each
+    other.
 
     A message that an error tore (a full disk, a pipe that nobody reads) is continued where it broke
     off when it is sent again. Owns nothing: descriptor 1 stays as the program got it, blocking
@@ -2645,7 +2755,8 @@ class StdoutLink:
 
 
 class Resolver:
-    """Names to addresses, each within a deadline. getaddrinfo() has none, so a name is asked for in a
+    """Names to addresses, each within a deadline. getaddrinfo() has none, so a name is asked for in
+    a
     thread; one that got stuck is left behind, and until it comes back there is no second one."""
 
     def __init__(self):
@@ -2667,7 +2778,8 @@ class Resolver:
         finally:
             os.close(reading)
         if isinstance(answer[1][0], Exception):
-            raise OSError(errno.EHOSTUNREACH, 'cannot resolve the name: %s' % (answer[1][0].strerror or answer[1][0]))
+            raise OSError(errno.EHOSTUNREACH,
+                          'cannot resolve the name: %s' % (answer[1][0].strerror or answer[1][0]))
         return answer[1][0]
 
 
@@ -2676,7 +2788,8 @@ def resolve(host, port, kind, answer):
     try:
         answer[1].append(_socket.getaddrinfo(host, port, 0, kind))
     except (OSError, UnicodeError) as error:
-        answer[1].append(error if isinstance(error, OSError) else OSError(errno.EINVAL, 'not a host name'))
+        answer[1].append(error if isinstance(error, OSError)
+                         else OSError(errno.EINVAL, 'not a host name'))
     os.close(answer[0])
 
 
@@ -2692,13 +2805,16 @@ class Opener:
             return self.stdout
         kind = _socket.SOCK_STREAM if target[0] == 'tcp' else _socket.SOCK_DGRAM
         addresses = self.resolver.addresses(target[1], target[2], kind, deadline)
-        return StreamLink(addresses, timeout, deadline) if target[0] == 'tcp' else DatagramLink(addresses)
+        return StreamLink(addresses, timeout,
+                          deadline) if target[0] == 'tcp' else DatagramLink(addresses)
 
 
 def converse(dialogue, batches, target, timeout, opener):
-    """Performs the steps of a dialogue until it ends, breaks (raises), or batches has no more for it.
+    """Performs the steps of a dialogue until it ends, breaks (raises), or batches has no more for
+    it.
 
-    batches: next(idle, exchange) -> frames, [] or None at the end; done(n); reject(step); closing().
+    batches: next(idle, exchange) -> frames, [] or None at the end; done(n); reject(step);
+    closing().
     A connection is opened by the first step that needs it. A peer that closed while nothing was
     under way is dialled again at once: nothing was lost.
     """
@@ -2777,7 +2893,8 @@ class Exchange:
 
     def read(self, step):
         self.unheard = False
-        return self.linked().until(lambda data: step.n if len(data) >= step.n else None, self.deadline)
+        return self.linked().until(lambda data: step.n if len(data) >= step.n else None,
+                                   self.deadline)
 
     def available(self, step):
         data = self.linked().available()
@@ -2798,11 +2915,13 @@ class Exchange:
 
 
 def trouble(error):
-    """`TypeError: bad operand (statbadger.py:812 in feed, ...)`: an exception and where it came from."""
+    """`TypeError: bad operand (statbadger.py:812 in feed, ...)`: an exception and where it came
+    from."""
     places, tb = [], error.__traceback__
     while tb is not None:
         code = tb.tb_frame.f_code
-        places.append('%s:%d in %s' % (os.path.basename(code.co_filename), tb.tb_lineno, code.co_name))
+        places.append('%s:%d in %s' % (os.path.basename(code.co_filename), tb.tb_lineno,
+                                       code.co_name))
         tb = tb.tb_next
     return '%s: %s (%s)' % (type(error).__name__, error, ', '.join(reversed(places[-3:])))
 
@@ -2836,7 +2955,9 @@ class Log:
                     os.write(2, data[:PIPE_BUF])
                     return
             else:
-                fd = os.open(self.dest, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o640)
+                fd = os.open(self.dest,
+                             os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC,
+                             0o640)
                 try:
                     os.write(fd, data)
                 finally:
@@ -2852,11 +2973,13 @@ class Log:
 FIRST_BACKOFF = 0.5             # seconds; the longest wait doubles with each failure in a row
 LONGEST_BACKOFF = 60.0
 LONGEST_PAUSE = 300.0           # whatever a peer asks for
-ACCOUNT = ('accepted', 'acknowledged', 'sent', 'dropped', 'quarantined', 'damaged', 'refused_points')
+ACCOUNT = ('accepted', 'acknowledged', 'sent', 'dropped', 'quarantined', 'damaged',
+           'refused_points')
 
 
 class Spool:
-    """All ticks that wait, each held once, bounded in bytes; a Cursor per emitter says which are its.
+    """All ticks that wait, each held once, bounded in bytes; a Cursor per emitter says which are
+    its.
 
     When there are too many the oldest go first, but never those that are being sent this moment.
     Owns the lock of all cursors. A spool on disk would keep what is accepted here in segments, with
@@ -2869,7 +2992,8 @@ class Spool:
         self.holders, self.layouts = {}, {}     # seq -> cursors, id -> [layout, frames]
 
     def accept(self, frame):
-        """Takes a tick for every emitter that wants it, and wakes those that have something to do."""
+        """Takes a tick for every emitter that wants it, and wakes those that have something to
+        do."""
         with self.lock:
             self.seq += 1
             frame.seq, frame.run = self.seq, self.run
@@ -2904,7 +3028,8 @@ class Spool:
                     del self.layouts[id(frame.layout)]
 
     def drop_oldest(self, newest):
-        """Drops the oldest tick that is not under way and not the newest; False when there is none."""
+        """Drops the oldest tick that is not under way and not the newest; False when there is
+        none."""
         waiting = [(c.frames[c.pinned].seq, c) for c in self.cursors if len(c.frames) > c.pinned]
         oldest = min([seq for seq, c in waiting] or [newest.seq])
         if oldest >= newest.seq:
@@ -2915,7 +3040,7 @@ class Spool:
         return True
 
 
-RANG, OTHER = 1, 2              # what ended a wait: the bell, or the descriptor that was listened to
+RANG, OTHER = 1, 2  # what ended a wait: the bell, or the descriptor that was listened to
 
 
 class Bell:
@@ -2945,7 +3070,8 @@ class Bell:
         return what
 
     def listen(self, fd):
-        """From now on wait() also ends when that descriptor has input or breaks; None: no other one."""
+        """From now on wait() also ends when that descriptor has input or breaks; None: no other
+        one."""
         if fd != self.other:
             if self.other is not None:
                 self.poll.unregister(self.other)
@@ -2958,18 +3084,23 @@ class Bell:
         os.close(self.writing)
 
 
+def milliseconds(seconds):
+    return int(seconds * 1000 + 0.5)
+
+
 class Cursor:
     """One emitter's ticks, and its account, which always adds up:
 
     accepted = acknowledged + sent + dropped + quarantined + damaged + pending
 
-    frames: those that wait, oldest first; the first `pinned` are under way; those up to the sequence
+    frames: those that wait, oldest first; the first `pinned` are under way; those up to the
+    sequence
     number `ripe` may go. All of it is guarded by the spool's lock.
     """
 
     def __init__(self, spool, name, options, delivery):
         self.spool, self.name, self.delivery = spool, name, delivery
-        self.interval, self.flush = int(options.interval * 1000 + 0.5), int(options.flush * 1000 + 0.5)
+        self.interval, self.flush = milliseconds(options.interval), milliseconds(options.flush)
         self.batch, self.limit, self.suspects = options.batch, options.batch, 0
         self.frames, self.pinned, self.done_already, self.rejected = [], 0, 0, {}
         self.count = dict.fromkeys(ACCOUNT, 0)
@@ -2984,7 +3115,7 @@ class Cursor:
         self.count['accepted'] += 1
         if not self.flush or frame.time_ms % self.flush == 0:
             self.ripe = frame.seq
-        elif self.last_ms % self.flush and frame.time_ms // self.flush != self.last_ms // self.flush:
+        elif self.last_ms % self.flush and self.last_ms // self.flush != frame.time_ms // self.flush:
             self.ripe = frame.seq - 1           # the tick on the multiple itself was not held
         self.last_ms = frame.time_ms
 
@@ -3052,7 +3183,8 @@ class Cursor:
 class Sender:
     """The thread of one emitter: holds a dialogue, keeps what breaks, backs off, tries again.
 
-    talk: () -> a new dialogue. target: where it talks to. finished() is called once, at the end, with
+    talk: () -> a new dialogue. target: where it talks to. finished() is called once, at the end,
+    with
     .failure saying what went wrong, if anything did.
     """
 
@@ -3114,7 +3246,8 @@ class Sender:
 
     def reject(self, step):
         with self.cursor.spool.lock:
-            self.cursor.rejected[step.frame.seq] = step.points or sum(1 for v in step.frame.values if v == v)
+            self.cursor.rejected[step.frame.seq] = step.points or sum(1 for v in step.frame.values
+                                                                      if v == v)
         self.say('refused: %s' % step.reason)
 
     def wait(self, seconds):
@@ -3123,7 +3256,7 @@ class Sender:
         self.cursor.bell.listen(None)
         while self.now() < until and not self.cursor.closing:
             self.cursor.bell.wait(until - self.now())
-        if self.cursor.closing:                 # the end: short waits, for there is little time left
+        if self.cursor.closing:  # the end: short waits, for there is little time left
             self.clock.sleep(min(seconds, 0.2, max(0.0, (self.deadline or 0) - self.now())))
 
     def now(self):
@@ -3143,7 +3276,9 @@ class Sender:
         cursor = self.cursor
         with cursor.spool.lock:
             cursor.pinned, cursor.last_error = 0, int(self.clock.wall() // 1000)
-        if self.target[0] == 'stdout' and isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EBADF):
+        if self.target[0] == 'stdout' and isinstance(error,
+                                                     OSError) and error.errno in (errno.EPIPE,
+                                                                                  errno.EBADF):
             self.retired = True
             self.failure = reason if error.errno == errno.EBADF else None
             with cursor.spool.lock:
@@ -3157,7 +3292,8 @@ class Sender:
         else:
             self.say('%s; the ticks wait' % reason)
         longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(self.failures, 10))
-        pause = min(max(getattr(error, 'wait', 0), 0), LONGEST_PAUSE) or longest * int.from_bytes(os.urandom(4), 'big') / 4294967296.0
+        pause = min(max(getattr(error, 'wait', 0), 0),
+                    LONGEST_PAUSE) or longest * int.from_bytes(os.urandom(4), 'big') / 4294967296.0
         self.wait(pause)
         return self.deadline is not None and self.now() >= self.deadline
 
@@ -3193,9 +3329,12 @@ class Clock:
 class Schedule:
     """When ticks fall: on the wall-clock multiples of each of the intervals (ms).
 
-    A tick that was waited for is held, however late the waiting ended; one whose time passed while the
-    one before was still busy is skipped, so there are never bursts. A step of the wall clock back by
-    up to a minute does not repeat time stamps: they go on from the last one, and longer waits let the
+    A tick that was waited for is held, however late the waiting ended; one whose time passed while
+    the
+    one before was still busy is skipped, so there are never bursts. A step of the wall clock back
+    by
+    up to a minute does not repeat time stamps: they go on from the last one, and longer waits let
+    the
     wall clock catch up. late, skipped: how often a tick began late, and how many were never held.
     """
 
@@ -3218,7 +3357,8 @@ class Schedule:
         wall, now = self.clock.wall(), self.clock.monotonic()
         ahead = self.last - wall if self.last is not None else 0
         if self.intervals[0] < ahead <= LARGEST_STEP:
-            return self.point, self.last_monotonic + (self.point - self.last) * (SLEWED + 1.0) / SLEWED
+            pause = (self.point - self.last) * (SLEWED + 1.0) / SLEWED
+            return self.point, self.last_monotonic + pause
         if ahead > LARGEST_STEP or wall < self.point - 2 * self.intervals[-1]:
             self.last = None
             self.follow(self.intervals, wall)
@@ -3260,8 +3400,10 @@ IDENTITY_EVERY = 60000          # ms between looks at who this host is: an addre
 # -- user-written modules and emitters --------------------------------------------------------
 
 class UserLogger:
-    """What user code gets to log with: callable as the original's, logger("err", msg="...", key=value)."""
-    NAMES = {'err': 'error', 'warn': 'warning', 'crit': 'error', 'critical': 'error', 'notice': 'info'}
+    """What user code gets to log with: callable as the original's, logger("err", msg="...",
+    key=value)."""
+    NAMES = {'err': 'error', 'warn': 'warning', 'crit': 'error', 'critical': 'error',
+             'notice': 'info'}
 
     def __init__(self, log, name):
         self.log, self.name = log, name
@@ -3269,7 +3411,8 @@ class UserLogger:
     def __call__(self, level, msg='', **values):
         level = self.NAMES.get(str(level).lower(), str(level).lower())
         words = [str(msg)] + ['%s=%s' % (k, v) for k, v in sorted(values.items())]
-        self.log(level if level in LEVELS else 'info', '%s: %s' % (self.name, ' '.join(w for w in words if w)))
+        self.log(level if level in LEVELS else 'info',
+                 '%s: %s' % (self.name, ' '.join(w for w in words if w)))
 
     def debug(self, msg='', *args, **values):
         self('debug', msg % args if args else msg, **values)
@@ -3285,20 +3428,23 @@ class UserLogger:
 
     def exception(self, msg='', *args, **values):
         error = sys.exc_info()[1]
-        self('error', msg % args if args else msg, **dict(values, **({'error': trouble(error)} if error else {})))
+        self('error', msg % args if args else msg,
+             **dict(values, **({'error': trouble(error)} if error else {})))
 
 
 def load_user(chosen, method, log):
-    """An instance of the class in the user's file, X(config, logger); ConfigError says what is wrong with it."""
+    """An instance of the class in the user's file, X(config, logger); ConfigError says what is
+    wrong with it."""
     def fail(found, need):
         raise ConfigError('%s: %s: found %s, need %s' % (chosen.file, chosen.name, found, need))
-    if 'site' not in sys.modules:               # after the re-exec: user code may want what was installed
+    if 'site' not in sys.modules:  # after the re-exec: user code may want what was installed
         import site
         site.main()
     try:
         mode = os.stat(chosen.file)
         if os.geteuid() == 0 and mode.st_mode & 2:
-            fail('a file that everybody can write', 'one that only its owner can, since root runs it')
+            fail('a file that everybody can write',
+                 'one that only its owner can, since root runs it')
         with open(chosen.file, 'rb') as file:
             code = compile(file.read(), chosen.file, 'exec', dont_inherit=True)
         space = type(sys)(os.path.basename(chosen.file)[:-3])
@@ -3329,7 +3475,8 @@ def plain(value):
 
 
 class UserModule:
-    """What a user's get_stats() says, as series and values; the same layout while the names stay."""
+    """What a user's get_stats() says, as series and values; the same layout while the names
+    stay."""
 
     def __init__(self, name, instance, said, keep):
         self.name, self.instance, self.said, self.keep = name, instance, said, keep
@@ -3339,7 +3486,8 @@ class UserModule:
         try:
             stats = self.instance.get_stats(iteration) or []
             points = [p for stat in stats for p in self.points(stat)]
-        except (Exception, SystemExit) as error:        # whatever user code raises: said once, called again
+        except (Exception,
+                SystemExit) as error:        # whatever user code raises: said once, called again
             self.errors += 1
             if not self.failing:
                 self.said('error', '%s: %s' % (self.name, trouble(error)))
@@ -3356,7 +3504,8 @@ class UserModule:
         """(name, unit, number) of each member; what is no finite number is dropped and counted."""
         for name, point in stat.items() if isinstance(stat, dict) else [(None, None)]:
             value = point.get('value') if isinstance(point, dict) else None
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+            number = isinstance(value, (int, float)) and not isinstance(value,
+                                                                        bool) and abs(value) < 1e300
             if not number or not isinstance(name, str) or not name:
                 self.errors += 1
             elif self.keep is None or self.keep(name):
@@ -3368,7 +3517,8 @@ class UserModule:
 
 
 def user_dialogue(instance, keep):
-    """Calls emit_stats(payload, iteration) once per tick; what raises is called again with the same tick."""
+    """Calls emit_stats(payload, iteration) once per tick; what raises is called again with the same
+    tick."""
     while True:
         frames = yield Next()
         for i, frame in enumerate(frames):
@@ -3377,7 +3527,8 @@ def user_dialogue(instance, keep):
 
 
 class Worker:
-    """A module in a thread of its own. ask() starts a reading, collect() waits for it so many seconds;
+    """A module in a thread of its own. ask() starts a reading, collect() waits for it so many
+    seconds;
     what comes later the next ask() gives, once. Owns two bells, which its thread closes."""
 
     def __init__(self, source):
@@ -3402,7 +3553,8 @@ class Worker:
         self.ready.close()
 
     def ask(self, *work):
-        """Starts a reading, unless the one before has not ended; gives what that one said too late."""
+        """Starts a reading, unless the one before has not ended; gives what that one said too
+        late."""
         late = self.take()
         if not self.busy:
             self.ready.wait(0)
@@ -3430,7 +3582,8 @@ class Worker:
 # -- running parts ----------------------------------------------------------------------------
 
 class Running:
-    """One module at work: when it is due, what it costs, where it is read. worker: its own thread, if it
+    """One module at work: when it is due, what it costs, where it is read. worker: its own thread,
+    if it
     has one; then patience says how many seconds from the start of a tick it is waited for."""
 
     def __init__(self, chosen, interval, source, threaded):
@@ -3440,8 +3593,10 @@ class Running:
         self.duration, self.last_ms = 0.0, 0
 
     def due_in_replay(self, point):
-        """A module with an interval of its own is due on the first tick at or after each multiple."""
-        due = not self.chosen.options.interval or point // self.interval > self.last_ms // self.interval
+        """A module with an interval of its own is due on the first tick at or after each
+        multiple."""
+        own = self.chosen.options.interval
+        due = not own or point // self.interval > self.last_ms // self.interval
         if due:
             self.last_ms = point
         return due
@@ -3473,15 +3628,16 @@ class Agent:
         self.log.level, self.log.dest = LEVELS.index(options.level), options.dest
 
     def global_interval(self, settings):
-        return int(settings.top.interval * 1000 + 0.5)
+        return milliseconds(settings.top.interval)
 
     def make_modules(self, settings, out):
-        """Adds a Running for each: those of before whose configuration is the same go on as they are."""
+        """Adds a Running for each: those of before whose configuration is the same go on as they
+        are."""
         before = {r.chosen.name: r for r in self.modules}
         for chosen in settings.modules:
             if self.replay and (chosen.kind is None or chosen.kind == 'self'):
                 continue
-            interval = int(chosen.options.interval * 1000 + 0.5) or self.global_interval(settings)
+            interval = milliseconds(chosen.options.interval) or self.global_interval(settings)
             old = before.get(chosen.name)
             if old and old.chosen == chosen and old.interval == interval:
                 out.append(old)
@@ -3492,16 +3648,19 @@ class Agent:
         keep, user = unwanted(chosen.options.blacklist), chosen.kind is None
         threaded = (user or chosen.options['async']) and not self.replay
         if user:
-            source = UserModule(chosen.name, load_user(chosen, 'get_stats', self.log), self.log, keep)
+            source = UserModule(chosen.name, load_user(chosen, 'get_stats', self.log), self.log,
+                                keep)
         else:
-            tree = Tree(self.tree.roots, self.tree.monotonic, self.tree.hold) if threaded else self.tree
+            tree = Tree(self.tree.roots, self.tree.monotonic,
+                        self.tree.hold) if threaded else self.tree
             memory = {'account': self.account} if chosen.kind == 'self' else {}
             source = Parts(chosen.name, MODULES[chosen.kind].parts, chosen.options, tree, self.log,
                            memory, keep, not self.replay)
         return Running(chosen, interval, source, threaded)
 
     def make_senders(self, settings, out):
-        """Adds (Chosen, Sender) for each: those of before that are the same keep what is pending."""
+        """Adds (Chosen, Sender) for each: those of before that are the same keep what is
+        pending."""
         before = {chosen.name: (chosen, sender) for chosen, sender in self.senders}
         for chosen in settings.emitters:
             old = before.get(chosen.name)
@@ -3512,10 +3671,16 @@ class Agent:
         options, keep = chosen.options, unwanted(chosen.options.blacklist)
         if chosen.kind is None:
             instance = load_user(chosen, 'emit_stats', self.log)
-            delivery, target, talk = 'acknowledged', ('none',), lambda: user_dialogue(instance, keep)
+            delivery, target = 'acknowledged', ('none',)
+
+            def talk():
+                return user_dialogue(instance, keep)
         else:
             kind = EMITTERS[chosen.kind]
-            delivery, target, talk = kind.delivery, kind.link(options), lambda: kind.dialogue(options)
+            delivery, target = kind.delivery, kind.link(options)
+
+            def talk():
+                return kind.dialogue(options)
         cursor = Cursor(self.spool, chosen.name, options, delivery)
         return Sender(cursor, talk, target, options.timeout, Opener(self.opener_stdout), self.log,
                       self.clock, self.bell.ring)
@@ -3525,7 +3690,8 @@ class Agent:
         known = self.spool.cursors
         fresh = [sender for chosen, sender in self.senders if sender.cursor not in known]
         with self.spool.lock:
-            self.spool.cursors = [sender.cursor for chosen, sender in self.senders] + [s.cursor for s in self.left]
+            self.spool.cursors = [sender.cursor for chosen,
+                                  sender in self.senders] + [s.cursor for s in self.left]
         for sender in fresh:
             sender.start()
 
@@ -3542,7 +3708,8 @@ class Agent:
         return self.identity
 
     def read(self, point):
-        """[(series, values)] of all modules that are due; None when none is. point: grid ms, or None to prime."""
+        """[(series, values)] of all modules that are due; None when none is. point: grid ms, or
+        None to prime."""
         tree, now = self.tree, self.tree.monotonic()
         tree.fresh.clear()
         if point is None:
@@ -3555,7 +3722,7 @@ class Agent:
             return None
         if self.narrow is None:
             self.narrow = narrow_counters(tree)
-        if point is None:                       # user code counts its calls: the first tick is its first
+        if point is None:  # user code counts its calls: the first tick is its first
             due = [r for r in due if r.chosen.kind]
         found, began = [], now
         late = {r: r.worker.ask(now, self.narrow, self.iteration) for r in due if r.worker}
@@ -3568,7 +3735,7 @@ class Agent:
                 found += running.source.read(now, self.narrow)
             running.duration, began = tree.monotonic() - began, tree.monotonic()
         if self.replay and not tree.fresh:
-            return None                         # a snapshot that has no file of theirs: nothing was due
+            return None  # a snapshot that has no file of theirs: nothing was due
         tree.fresh.clear()
         return found
 
@@ -3607,7 +3774,8 @@ class Agent:
         with open('/proc/self/statm', 'rb') as file:
             rss = int(file.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
         yield SELF, (), [times[0] + times[1], rss, self.iteration, schedule.late if schedule else 0,
-                         schedule.skipped if schedule else 0, schedule.lateness / 1000.0 if schedule else ABSENT]
+                         schedule.skipped if schedule else 0, schedule.lateness / 1000.0
+                         if schedule else ABSENT]
         for running in self.modules:
             yield SELF_MODULE, (running.chosen.name,), [running.duration, running.source.errors]
         now = self.clock.wall()
@@ -3617,8 +3785,10 @@ class Agent:
                 count, pending = dict(cursor.count), len(cursor.frames)
                 lag = max(0.0, (now - cursor.frames[0].time_ms) / 1000.0) if pending else 0.0
             yield SELF_EMITTER, (chosen.name,), [
-                count['accepted'], count['acknowledged'], count['sent'], count['dropped'], count['quarantined'],
-                count['damaged'], pending, count['refused_points'], lag, cursor.last_error or ABSENT]
+                count['accepted'], count['acknowledged'], count['sent'], count['dropped'],
+                count['quarantined'],
+                count['damaged'], pending, count['refused_points'], lag, cursor.last_error
+                or ABSENT]
 
     # running
 
@@ -3636,7 +3806,8 @@ class Agent:
         self.signals.append(number)
 
     def record_into(self, folder, started):
-        """Where this tick's readings are copied to: a folder named by wall time at start plus elapsed."""
+        """Where this tick's readings are copied to: a folder named by wall time at start plus
+        elapsed."""
         if folder:
             name = '%.3f' % (started[0] / 1000.0 + (self.clock.monotonic() - started[1]) / 1000.0)
             self.tree.record_to = os.path.join(folder, name)
@@ -3668,7 +3839,8 @@ class Agent:
         return self.finish()
 
     def wait_for_tick(self):
-        """The grid point whose time has come; None after a wait, or when a signal was attended to."""
+        """The grid point whose time has come; None after a wait, or when a signal was attended
+        to."""
         point, due = self.schedule.next()
         rest = due - self.clock.monotonic()
         if rest <= 0:
@@ -3715,7 +3887,8 @@ class Agent:
         self.identity, self.spool.most = None, settings.spool.memory_bytes
         self.start_senders()
         self.read_new(modules)
-        self.schedule.follow([r.interval for r in modules], None if self.schedule.last else self.clock.wall())
+        self.schedule.follow([r.interval for r in modules], None if self.schedule.last
+                             else self.clock.wall())
         self.log('info', 'reloaded: %d modules, %d emitters' % (len(modules), len(senders)))
 
     def unmake(self, modules, senders):
@@ -3735,7 +3908,8 @@ class Agent:
                 running.source.read(self.tree.monotonic(), self.narrow)
 
     def finish(self, patience=None):
-        """Lets every emitter deliver what waits, within its time; prints who could not; gives the exit code."""
+        """Lets every emitter deliver what waits, within its time; prints who could not; gives the
+        exit code."""
         now = self.clock.monotonic() / 1000.0
         for chosen, sender in self.senders:
             sender.close(now + (LAST_WORDS if self.stopping else max(LAST_WORDS, sender.timeout)))
@@ -3757,7 +3931,7 @@ class Agent:
         code = 0
         for chosen, sender in self.senders:
             count, failure = sender.cursor.count, sender.failure
-            lost = len(sender.cursor.frames) + count['dropped'] + count['quarantined'] + count['damaged']
+            lost = len(sender.cursor.frames) + sum(map(count.get, ('dropped', 'quarantined', 'damaged')))
             if sender.retired and not failure or not lost and not failure:
                 continue
             code = 1
@@ -3766,13 +3940,15 @@ class Agent:
         return code
 
     def run_replay(self, folder, ticks=None):
-        """Runs the pipeline over a recording, as fast as the emitters take it; gives the exit code."""
+        """Runs the pipeline over a recording, as fast as the emitters take it; gives the exit
+        code."""
         shots = snapshots(folder)
         interval = self.global_interval(self.settings)
         self.listen()
         self.start_senders()
         for i, (ms, path) in enumerate(shots):
-            self.tree.roots.update({'': path, 'proc': os.path.join(path, 'proc'), 'sys': os.path.join(path, 'sys')})
+            self.tree.roots.update({'': path, 'proc': os.path.join(path, 'proc'),
+                                    'sys': os.path.join(path, 'sys')})
             self.tree.now = (ms - shots[0][0]) / 1000.0
             if i == 0:
                 self.who(0)
@@ -3821,8 +3997,10 @@ class Config:
             self.text = decode(read_all(0), 'standard input')
         elif name is None:
             self.text = BAKED or ''
-        shown = 'standard input' if name == '-' else name or ('baked configuration' if BAKED else 'command line')
-        self.place = Place(shown, os.path.dirname(os.path.abspath(name)) if self.file else os.getcwd(), os.environ,
+        shown = 'standard input' if name == '-' else name or ('baked configuration' if BAKED
+                                                              else 'command line')
+        self.place = Place(shown, os.path.dirname(os.path.abspath(name)) if self.file
+                           else os.getcwd(), os.environ,
                            read_text, file_stamp)
 
     def settings(self):
@@ -3831,7 +4009,8 @@ class Config:
             try:
                 text = read_text(self.file)
             except OSError as error:
-                raise ConfigError('%s: found no file that can be read (%s)' % (self.file, error.strerror))
+                raise ConfigError('%s: found no file that can be read (%s)' % (self.file,
+                                                                               error.strerror))
         return read_config(text, self.place, self.command)
 
 
@@ -3885,7 +4064,8 @@ def own_code():
 
 
 def shed(arguments):
-    """Goes on as bytecode in the same process: 30 MB resident become 12. Returns when that cannot be.
+    """Goes on as bytecode in the same process: 30 MB resident become 12. Returns when that cannot
+    be.
 
     Python keeps what compiling a large script needed. The module's code object, marshalled behind
     a .pyc header into a file without a name, is run by a new interpreter in this process; the
@@ -3925,7 +4105,8 @@ def is_traced():
 
 
 def nameless_file(data):
-    """A descriptor of 10 or more, not closed by exec, of a file without a name that holds the data."""
+    """A descriptor of 10 or more, not closed by exec, of a file without a name that holds the
+    data."""
     fd = None
     if hasattr(os, 'memfd_create'):
         for flags in (8, 0):                    # MFD_NOEXEC_SEAL, since 6.3
@@ -3935,7 +4116,8 @@ def nameless_file(data):
             except OSError:
                 pass
     if fd is None:
-        fd = os.open('/dev/shm' if os.path.isdir('/dev/shm') else '/tmp', os.O_TMPFILE | os.O_RDWR, 0o600)
+        fd = os.open('/dev/shm' if os.path.isdir('/dev/shm') else '/tmp', os.O_TMPFILE | os.O_RDWR,
+                     0o600)
     try:
         high = fcntl(fd, F_DUPFD, 10)           # with closed stdio it would be one of 0, 1, 2
     finally:
@@ -3978,9 +4160,10 @@ def settle_in():
 # == 13 COMMAND LINE: what each flag does =======================================================
 
 USAGE = """\
-usage: statbadger.py [-f FILE] [-e NAME[,key=value...]]... [-m NAME[,key=value...]]... [-i SECONDS] [-n TICKS]
-                     [--root DIR] [--record DIR] [--replay DIR] [--check] [--list [modules|emitters|metrics]]
-                     [--example-config] [--bake FILE] [--version] [-h [NAME]]
+usage: statbadger.py [-f FILE] [-e NAME[,key=value...]]... [-m NAME[,key=value...]]...
+                     [-i SECONDS] [-n TICKS] [--root DIR] [--record DIR] [--replay DIR]
+                     [--check] [--list [modules|emitters|metrics]] [--example-config]
+                     [--bake FILE] [--version] [-h [NAME]]
 """
 HELP = USAGE + """
 Reads this host's counters from /proc every second and sends them where you like.
@@ -4019,10 +4202,12 @@ def parse(argv):
     for flag in ('--check', '--example-config', '--version'):
         parser.add_argument(flag, action='store_true')
     parser.add_argument('-h', '--help', nargs='?', const='')
-    parser.add_argument('--list', nargs='?', const='', choices=('', 'modules', 'emitters', 'metrics'))
+    parser.add_argument('--list', nargs='?', const='',
+                        choices=('', 'modules', 'emitters', 'metrics'))
     words = []
-    for word in argv:                           # -n5 is -n 5, also where argparse forgot (before 3.8)
-        words += [word[:2], word[2:]] if word[:2] in ('-f', '-e', '-m', '-i', '-n') and len(word) > 2 else [word]
+    for word in argv:  # -n5 is -n 5, also where argparse forgot (before 3.8)
+        words += [word[:2], word[2:]] if word[:2] in ('-f', '-e', '-m', '-i',
+                                                      '-n') and len(word) > 2 else [word]
     return vars(parser.parse_args(words))
 
 
@@ -4042,7 +4227,8 @@ def main(argv):
             if arguments['bake']:
                 return show(bake(arguments['bake']))
             check_arguments(arguments)
-            if not arguments['check'] and not arguments['replay'] and not 0 < int(arguments['n'] or 0) <= FEW_TICKS:
+            long = not arguments['n'] or int(arguments['n']) > FEW_TICKS
+            if long and not arguments['check'] and not arguments['replay']:
                 shed(arguments)
         return run(arguments)
     except ConfigError as error:
@@ -4061,12 +4247,13 @@ def check_arguments(arguments):
     if n is not None and not (n.isdigit() and len(n) < 16 and int(n)):
         raise ConfigError('-n: found %s, need a whole number of ticks from 1' % json_text(n))
     if arguments['f'] == '-' and program_from_stdin():
-        raise ConfigError('-f -: found the program itself on standard input, need the configuration in a file')
+        raise ConfigError('-f -: found the program itself on standard input, need a file')
     for flag in ('root', 'replay'):
         if arguments[flag] is not None and not os.path.isdir(arguments[flag]):
             raise ConfigError('--%s: found %s, need a folder' % (flag, json_text(arguments[flag])))
     if arguments['replay'] is not None and not snapshots(arguments['replay']):
-        raise ConfigError('--replay: found %s, need a folder that --record made' % json_text(arguments['replay']))
+        raise ConfigError('--replay: found %s, need a folder that --record made'
+                          % json_text(arguments['replay']))
     for flag in ('root', 'record'):
         if arguments['replay'] is not None and arguments[flag] is not None:
             raise ConfigError('--replay: found --%s with it, need one of them' % flag)
@@ -4094,7 +4281,8 @@ def run(arguments):
     if arguments['replay']:
         tree = Tree({'': '', 'proc': '', 'sys': ''}, lambda: tree.now)
         tree.now = 0.0
-        return Agent(config.settings, tree, clock, log, replay=True).run_replay(arguments['replay'], ticks)
+        return Agent(config.settings, tree, clock, log,
+                     replay=True).run_replay(arguments['replay'], ticks)
     tree = host_tree(arguments['root'], os.environ, Clock.seconds)
     agent = Agent(config.settings, tree, clock, log)
     settle_in()
@@ -4121,7 +4309,8 @@ def description(settings, name, arguments):
     identity = host_identity(tree, {key: getattr(settings.top, key) for key in IDENTITY_KEYS})
     lines = ['%s: ok' % name, '',
              'host      ' + ' '.join('%s=%s' % (k, v) for k, v in identity.items() if v),
-             'reads     %s and %s, every %g s' % (tree.roots['proc'], tree.roots['sys'], settings.top.interval),
+             'reads     %s and %s, every %g s' % (tree.roots['proc'], tree.roots['sys'],
+                                                  settings.top.interval),
              'view      host: no other view is known to this version',
              'spool     in memory, at most %d bytes' % settings.spool.memory_bytes,
              'log       %s and above to %s' % (settings.log.level, settings.log.dest), '']
@@ -4137,7 +4326,8 @@ def description(settings, name, arguments):
 def described(chosen, registry, common):
     """`graphite: host "10.0.0.9", timeout 5`: the options that are not the default."""
     declared = common + (registry[chosen.kind].options if chosen.kind else USER_OPTIONS)
-    words = ['%s %s' % (o.name, '****' if getattr(o.kind, 'secret', False) else json_value(chosen.options[o.name]))
+    words = ['%s %s' % (o.name, '****' if getattr(o.kind, 'secret', False)
+                        else json_value(chosen.options[o.name]))
              for o in declared if chosen.options[o.name] != o.default]
     return chosen.name + (': ' + ', '.join(words) if words else '')
 
@@ -4162,21 +4352,25 @@ def metric_rows(table):
     instance = ''.join('.' + label.upper() for label in getattr(table, 'labels', ()))
     if isinstance(table, OpenTable):
         return [('%s.*' % table.family, table.unit, GAUGE, table.source, table.help)]
-    return [('%s.%s%s' % (table.family, m.name, instance), m.unit, 'gauge' if m.kind == REAL else m.kind,
+    return [('%s.%s%s' % (table.family, m.name, instance), m.unit, 'gauge' if m.kind == REAL
+             else m.kind,
              table.source, m.help) for m in table.columns if m.kind not in HIDDEN]
 
 
 def columns(rows):
     wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ''.join('  '.join(word.ljust(w) for word, w in zip(row, wide)).rstrip() + '\n' for row in rows)
+    return ''.join('  '.join(word.ljust(w) for word, w in zip(row, wide)).rstrip() + '\n'
+                   for row in rows)
 
 
 def bake(name):
-    """The text of this program with the configuration inside, so that one file is all there is to copy."""
+    """The text of this program with the configuration inside, so that one file is all there is to
+    copy."""
     if program_from_stdin():
         raise ConfigError('--bake: found the program on standard input, need it in a file')
     text = read_text_or_fail(name)
-    read_config(text, Place(name, os.path.dirname(os.path.abspath(name)), os.environ, read_text, file_stamp))
+    read_config(text, Place(name, os.path.dirname(os.path.abspath(name)), os.environ, read_text,
+                            file_stamp))
     program = read_text_or_fail(os.path.abspath(__file__))
     line = 'BAKED = None   '
     start = program.index('\n' + line) + 1
@@ -4191,7 +4385,8 @@ def leave(code):
 
 
 def guard_stdio():
-    """A closed standard descriptor becomes /dev/null, lest the next file opened take its place; opened
+    """A closed standard descriptor becomes /dev/null, lest the next file opened take its place;
+    opened
     the wrong way round, so that using it still fails."""
     for fd in (0, 1, 2):
         try:

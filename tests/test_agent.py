@@ -314,7 +314,7 @@ def test_dead_sinks_and_hanging_user_code_hold_neither_a_tick_nor_the_end(agent,
         by_term, by_int, by_two = agent(*args), agent(*args), agent(*args)
         by_n = agent(*args + ('-n', '7'))
         place.conf = place.folder / 'few.conf'
-        few = place.configure({'a': {'type': 'graphite', 'port': port}, 'b': {'type': 'graphite', 'port': port},
+        few = place.configure({'a': {'type': 'graphite', 'port': port, 'timeout': 1}, 'b': {'type': 'graphite', 'port': port, 'timeout': 1},
                                'keep': place.keeper()})
         few = agent(*few + ('-n', '2'))
         assert until(lambda: len(stamps(sink.lines())) >= 20, 8)

@@ -87,7 +87,7 @@ def test_functions_are_short():
 
 
 def test_lines_are_ascii_and_not_too_long():
-    assert [i for i, line in enumerate(TEXT.split('\n'), 1) if len(line) > 120] == []
+    assert [i for i, line in enumerate(TEXT.split('\n'), 1) if len(line) > 100] == []
 
 
 def test_inheritance_is_no_deeper_than_one():
