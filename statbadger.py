@@ -87,8 +87,8 @@ IDENTITY_KEYS = ('datacenter', 'region', 'zone', 'cluster', 'hostname', 'ipv4', 
 class Metric:
     """What one column means: name, kind, unit, help.
 
-    With `of` it has no column in the row but is computed from the growth of those columns.
-    less: the column whose growth is part of this one's and is taken off (guest time in user time).
+    With `of` it has no column in the row but is computed from the growth of those columns. less:
+    the column whose growth is part of this one's and is taken off (guest time in user time).
     """
     __slots__ = ('name', 'kind', 'unit', 'help', 'of', 'over', 'scale', 'less')
 
@@ -181,9 +181,8 @@ class Option:
 
 class Module:
     """A kind of module: its options, its tables, and one generator of rows per kernel file it
-    reads,
-    so that a file that is missing takes only its own metrics away. borrows: the name of a module
-    whose options it is handed too, as `options.<name>`."""
+    reads, so that a file that is missing takes only its own metrics away. borrows: the name of a
+    module whose options it is handed too, as `options.<name>`."""
     __slots__ = ('name', 'help', 'options', 'parts', 'tables', 'borrows')
 
     def __init__(self, name, help, options, borrows):
@@ -276,12 +275,17 @@ class Random:
         self.n = n
 
 
+def printable(text):
+    """The text in printable ASCII, on one line; all else as Python writes it, such as \\x1b."""
+    return ''.join([c if ' ' <= c < '\x7f' else c.encode('unicode_escape').decode() for c in text])
+
+
 class ConfigError(Exception):
-    """What the user gave cannot be used; .problems is a line for each mistake."""
+    """What the user gave cannot be used; .problems is a printable line for each mistake."""
 
     def __init__(self, *problems):
-        Exception.__init__(self, '\n'.join(problems))
-        self.problems = problems
+        self.problems = [printable(problem) for problem in problems]
+        Exception.__init__(self, '\n'.join(self.problems))
 
 
 class Absent(Exception):
@@ -320,8 +324,8 @@ def module(name, help, options, *tables, **more):
 
 def emitter(name, help, options, delivery, link):
     """Registers a dialogue. delivery: what asking for the next batch means, 'acknowledged' or
-    'sent'.
-    link: options -> where it talks to, as section 9 understands it: ('tcp', host, port) ..."""
+    'sent'. link: options -> where it talks to, as section 9 understands it: ('tcp', host, port)
+    ..."""
     def register(dialogue):
         EMITTERS[name] = Emitter(name, help, options, delivery, link, dialogue)
         return dialogue
@@ -374,26 +378,33 @@ class JsonReader:
 
     def __init__(self, text, name):
         self.text, self.name, self.at, self.depth = text, name, 0, 0
-        self.lines, self.mistakes = {}, []
+        self.lines, self.mistakes, self.counted = {}, [], (0, 1)
+
+    def is_blank(self):
+        """Whether there is nothing but blanks and comments."""
+        self.at = 1 if self.text.startswith('\ufeff') else 0
+        return not self.peek()
 
     def read(self):
-        if self.text.startswith('\ufeff'):
-            self.at = 1
+        if self.is_blank():
+            self.fail('nothing', 'a value')
         value = self.value(())
         if self.peek():
             self.fail(self.found(), 'nothing after the last brace')
         return value
 
     def line(self):
-        return self.text.count('\n', 0, self.at) + 1
+        at, number = self.counted               # counting from the start each time takes minutes
+        self.counted = self.at, number + self.text.count('\n', at, self.at)
+        return self.counted[1]
 
     def fail(self, found, need):
         raise ConfigError('%s:%d: found %s, need %s' % (self.name, self.line(), found, need))
 
     def found(self):
-        rest = self.text[self.at:self.at + 20].split('\n')[0].rstrip('\r')
-        end = 'the end of the file' if self.at >= len(self.text) else 'a line end'
-        return json_text(rest) if rest else end
+        """The next character in words, and no more of the text: a password may stand there."""
+        letter = self.text[self.at:self.at + 1]
+        return {'': 'the end of the file', '\n': 'a line end'}.get(letter) or json_text(letter)
 
     def peek(self):
         """The next character that is no blank and in no comment; '' at the end."""
@@ -490,20 +501,22 @@ class JsonReader:
         self.at += 1
         if letter in ESCAPES and letter:
             return ESCAPES[letter]
-        code = self.hex4() if letter == 'u' else self.fail('"\\%s"' % letter,
-                                                           'an escape such as \\n')
+        if letter != 'u':
+            self.fail('"\\%s"' % letter, 'an escape such as \\n')
+        code = self.hex4()
         if 0xd800 <= code < 0xdc00 and self.text.startswith('\\u', self.at):
+            second = self.at
             self.at += 2
             low = self.hex4()
             if 0xdc00 <= low < 0xe000:
                 return chr(0x10000 + ((code - 0xd800) << 10) + low - 0xdc00)
-            return '\ufffd\ufffd'
+            self.at = second                    # an escape of its own
         return '\ufffd' if 0xd800 <= code < 0xe000 else chr(code)
 
     def hex4(self):
         digits = self.text[self.at:self.at + 4]
         if len(digits) < 4 or digits.strip('0123456789abcdefABCDEF'):
-            self.fail('"\\u%s"' % digits, 'four hexadecimal digits')
+            self.fail('"\\u"', 'four hexadecimal digits behind it')
         self.at += 4
         return int(digits, 16)
 
@@ -656,6 +669,10 @@ SPOOL_OPTIONS = [
     Option('memory_bytes', whole(1 << 16, 1 << 40), 16777216,
            'Most bytes of ticks that wait for all sinks together; the oldest are dropped first'),
 ]
+SPOOL_DISK_OPTIONS = [               # not yet: known, checked, and in no example
+    Option('dir', choice(''), '', 'Folder of ticks that wait; empty = they wait in memory'),
+    Option('max_bytes', whole(1 << 20, 1 << 50), 268435456, 'Most bytes in that folder'),
+]
 LOG_OPTIONS = [
     Option('level', choice('debug', 'info', 'warning', 'error'), 'info',
            'Least important message that is logged'),
@@ -717,7 +734,7 @@ class Chosen:
 
 class Settings:
     """A checked configuration: .top, .spool, .log (Options), .modules and .emitters (lists of
-    Chosen)."""
+    Chosen), .hidden (the paths of what is never shown)."""
 
 
 class Place:
@@ -761,9 +778,9 @@ def lookup(reference, place):
     if reference.startswith('file:'):
         try:
             return place.read(place.path(reference[5:])).rstrip('\r\n')
-        except (OSError, ValueError) as error:
-            raise ValueError('a file that can be read (%s)' % (getattr(error, 'strerror', '')
-                                                               or 'it is not text'))
+        except (OSError, ValueError, ConfigError) as error:
+            reason = getattr(error, 'strerror', None) or error
+            raise ValueError('a file that can be read (%s)' % reason)
     name, dash, default = reference.partition(':-')
     if name in place.environ and (place.environ[name] or not dash):
         return place.environ[name]
@@ -793,43 +810,61 @@ def did_you_mean(word, words):
     return ', did you mean %s?' % json_text(near) if near else ''
 
 
+BROKEN = object()               # a text with a mistake in its ${...}: said, then left out
+
+
 class Checker:
-    """Checks what was read against what is declared and collects every mistake, with its place."""
+    """Checks what was read against what is declared and collects every mistake, with its place.
+
+    .hidden: the paths whose text came from a file and is shown nowhere.
+    """
 
     def __init__(self, place, lines):
-        self.place, self.lines, self.problems = place, lines, []
+        self.place, self.lines, self.problems, self.hidden = place, lines, [], set()
 
     def say(self, path, what):
         line = self.lines.get(path, self.lines.get(path[:-1], 0))
         where = 'command line' if line is None else self.place.name + (':%d' % line if line else '')
-        self.problems.append((line or 0, '%s: %s: %s' % (where, '.'.join(map(str, path))
-                                                         or 'top level', what)))
+        path = '.'.join(map(str, path)) or 'top level'
+        self.problems.append((line or 0, '%s: %s: %s' % (where, path, what)))
 
     def found(self, path, value, need):
-        value = '****' if getattr(need, 'secret', False) else json_value(value)
-        self.say(path, 'found %s, need %s' % (value if len(value) < 80 else value[:76] + ' ...',
-                                              need))
+        self.say(path, 'found %s, need %s' % (self.shown(path, value), need))
+
+    def shown(self, path, value):
+        """The value as JSON, cut when it is long; **** when any of it came from a file."""
+        if any(hidden[:len(path)] == path for hidden in self.hidden):
+            return '****'
+        words = json_value(value)
+        return words if len(words) < 80 else words[:76] + ' ...'
 
     def expand(self, value, path=()):
-        """The value with every ${...} in it filled in."""
+        """The value with every ${...} in it filled in; what cannot be filled in is left out."""
         if isinstance(value, dict):
-            return {k: self.expand(v, path + (k,)) for k, v in value.items()}
+            members = [(k, self.expand(v, path + (k,))) for k, v in value.items()]
+            return {k: v for k, v in members if v is not BROKEN}
         if isinstance(value, list):
-            return [self.expand(v, path + (i,)) for i, v in enumerate(value)]
-        if isinstance(value, str):
+            members = [self.expand(v, path + (i,)) for i, v in enumerate(value)]
+            return [v for v in members if v is not BROKEN]
+        if isinstance(value, str) and not isinstance(value, Loose):
             try:
-                return value if isinstance(value, Loose) else expand(value, self.place)
+                filled = expand(value, self.place)
             except ValueError as error:
-                self.found(path, value, str(error))
+                self.found(path, value, error)
+                return BROKEN
+            if '${file:' in value:
+                self.hidden.add(path)
+            return filled
         return value
 
     def object(self, given, path):
-        """The object at the path, {} when there is none or it is something else."""
+        """The object at the path, {} when there is none; None after saying that it is something
+        else."""
         value = given.get(path[-1], {})
         if isinstance(value, dict):
             return value
         self.found(path, value, 'an object { }')
-        return {}
+        return None
 
     def options(self, declared, given, path, others=()):
         """Options: what is given or else the default, each by its kind; unknown keys are
@@ -859,16 +894,17 @@ def check(given, lines, mistakes, place):
     given = checker.expand(given)
     settings = Settings()
     settings.top = checker.options(TOP_OPTIONS, given, (), ('modules', 'emitters', 'spool', 'log'))
-    spool = checker.object(given, ('spool',))
-    settings.spool = checker.options(SPOOL_OPTIONS, spool, ('spool',), ('dir', 'max_bytes'))
-    if spool.get('dir'):
-        checker.found(('spool', 'dir'), spool['dir'], '"": ticks wait in memory only')
-    settings.log = checker.options(LOG_OPTIONS, checker.object(given, ('log',)), ('log',))
+    settings.spool = checker.options(SPOOL_OPTIONS + SPOOL_DISK_OPTIONS,
+                                     checker.object(given, ('spool',)) or {}, ('spool',))
+    settings.log = checker.options(LOG_OPTIONS, checker.object(given, ('log',)) or {}, ('log',))
+    if settings.log.dest != 'stderr':
+        settings.log.dest = place.path(settings.log.dest)
     folders = {'modules': settings.top.modules_dir, 'emitters': settings.top.emitters_dir}
     settings.modules = chosen(checker, given, 'modules', MODULES, MODULE_OPTIONS, STOCK, folders)
     settings.emitters = chosen(checker, given, 'emitters', EMITTERS, EMITTER_OPTIONS,
                                (DEFAULT_EMITTER,), folders)
     lend(settings.modules)
+    settings.hidden = checker.hidden
     if checker.problems:
         raise ConfigError(*[p for line, p in sorted(checker.problems, key=itemgetter(0))])
     return settings
@@ -878,23 +914,22 @@ def chosen(checker, given, what, registry, common, default, folders):
     """[Chosen] of "modules" or "emitters"; the default names when the file says nothing of them."""
     out = []
     members = checker.object(given, (what,)) if what in given else {name: {} for name in default}
-    if what in given and not members:
+    if members == {}:
         checker.say((what,), 'found none, need at least one')
-    for name in members:
+    for name in members or ():
         options = checker.object(members, (what, name))
-        one = choose(checker, what, name, options, registry, common, folders[what])
-        if one:
-            out.append(one)
+        if options is not None:
+            out += choose(checker, what, name, options, registry, common, folders[what])
     return out
 
 
 def choose(checker, what, name, options, registry, common, folder):
-    """Chosen for one member, or None after saying what is wrong with it."""
+    """[Chosen] for one member, or [] after saying what is wrong with it."""
     path, place = (what, name), checker.place
     kind = options.get('type') or name
     if not isinstance(kind, str):
         checker.found(path + ('type',), kind, 'text in double quotes')
-        return None
+        return []
     if kind in registry and 'file' not in options:
         problems = len(checker.problems)
         checked = checker.options(common + registry[kind].options, options, path)
@@ -903,17 +938,18 @@ def choose(checker, what, name, options, registry, common, folder):
                 registry[kind].link(checked)    # options that do not go together
             except ValueError as error:
                 checker.say(path, str(error))
-        return Chosen(name, kind, checked)
+        return [Chosen(name, kind, checked)]
     file = options.get('file') or (os.path.join(folder, kind + '.py') if folder else '')
     if not isinstance(file, str) or not file or not place.is_file(place.path(file)):
         if file:
             checker.found(path + ('file',), file, 'a Python file that exists')
         else:
             checker.say(path, 'found an unknown kind %s, need one of %s, or "file"%s' % (
-                json_text(kind), ', '.join(registry), did_you_mean(kind, registry)))
-        return None
-    return Chosen(name, None, checker.options(common + USER_OPTIONS, options, path, None),
-                  place.path(file), options)
+                checker.shown(path + ('type',), kind), ', '.join(registry),
+                did_you_mean(kind, registry)))
+        return []
+    return [Chosen(name, None, checker.options(common + USER_OPTIONS, options, path, None),
+                   place.path(file), options)]
 
 
 def lend(modules):
@@ -932,11 +968,10 @@ def read_config(content, place, command=None):
     """Settings of a configuration's text ('' = nothing configured) and the command line on top of
     it."""
     given, reader = {}, JsonReader(content, place.name)
-    if content.strip('\ufeff' + BLANKS):
+    if not reader.is_blank():
         given = reader.read()
         if not isinstance(given, dict):
-            raise ConfigError('%s:1: found %s, need an object { }' % (place.name,
-                                                                      json_value(given)[:60]))
+            raise ConfigError('%s:1: found no object, need { }' % place.name)
     if command:
         overlay(given, reader.lines, command)
     return check(given, reader.lines, reader.mistakes, place)
@@ -956,9 +991,9 @@ def overlay(given, lines, command):
     if command.interval is not None:
         given['interval'] = Loose(command.interval)
         lines[('interval',)] = None
-    for what, pieces, registry, common in (('modules', command.modules, MODULES, MODULE_OPTIONS),
-                                           ('emitters', command.emitters, EMITTERS,
-                                            EMITTER_OPTIONS)):
+    for what, pieces, registry, common in (
+            ('modules', command.modules, MODULES, MODULE_OPTIONS),
+            ('emitters', command.emitters, EMITTERS, EMITTER_OPTIONS)):
         if pieces:
             old = given.get(what) if isinstance(given.get(what), dict) else {}
             given[what] = members = {}
@@ -981,7 +1016,8 @@ def put_piece(piece, what, old, members, lines, registry, common):
     lines.setdefault((what, name), None)
     if name != base:
         options.setdefault('type', base)
-    kind = registry.get(options.get('type') or base)
+    given = options.get('type') or base
+    kind = registry.get(given) if isinstance(given, str) else None
     declared = common + (kind.options if kind else USER_OPTIONS)
     for key, value in pairs(words[1:], declared):
         head, dot, rest = key.partition('.')
@@ -1001,17 +1037,20 @@ def split_commas(piece):
 
 
 def pairs(words, declared):
-    """[(key, Loose)]; a word without `=` names a boolean option, or continues the value before
-    it."""
+    """[(key, Loose or True)]; a word without `=` names a boolean option, or continues the value
+    before it."""
     out = []
     for word in words:
         key, equals, value = word.partition('=')
+        key = key.strip()
         if equals and key.replace('_', '').replace('.', '').replace('-', '').isalnum():
-            out.append((key.strip(), Loose(value)))
+            out.append((key, Loose(value)))
         elif any(o.name == word.strip() and o.kind is boolean for o in declared) or not out:
-            out.append((word.strip(), Loose('true')))
-        else:
+            out.append((word.strip(), True))
+        elif out[-1][1] is not True:
             out[-1] = (out[-1][0], Loose(out[-1][1] + ',' + word))
+        else:
+            out.append((word.strip(), True))
     return out
 
 
@@ -1078,10 +1117,10 @@ def help_of(name):
                                    ('emitter', EMITTERS, EMITTER_OPTIONS)):
         if name in registry:
             kind = registry[name]
-            lines = ['%s, %s: %s' % (name, what, kind.help), '']
-            lines += ['  ' + l for l in option_lines(kind.options)] + [''] * bool(kind.options)
-            return '\n'.join(lines + ['As every %s:' % what, ''] + ['  ' + l
-                                                                    for l in option_lines(common)])
+            own = [''] + ['  ' + line for line in option_lines(kind.options)]
+            shared = [''] + ['  ' + line for line in option_lines(common)]
+            return '\n'.join(['%s, %s: %s' % (name, what, kind.help)] + own * bool(kind.options)
+                             + ['', 'As every %s:' % what] + shared)
     names = list(MODULES) + list(EMITTERS)
     raise ConfigError('-h: found %s, need one of %s%s' % (
         json_text(name), ', '.join(names), did_you_mean(name, names)))
@@ -1098,9 +1137,9 @@ class Tree:
     """The host's files under a root: read(path), list(path), and the time of the latest reading.
 
     Paths begin with proc/ or sys/ (or etc/). roots: {'proc': '/proc', 'sys': '/sys', '': '/'}.
-    hold: keep descriptors and read them again at 0 (only true of the running kernel's own files:
-    a file of a frozen host may be replaced). monotonic: the clock that stamps .when.
-    Owns the held descriptors; close() gives them back.
+    hold: keep descriptors and read them again at 0 (only true of the running kernel's own files: a
+    file of a frozen host may be replaced). monotonic: the clock that stamps .when. Owns the held
+    descriptors; close() gives them back.
     """
 
     def __init__(self, roots, monotonic, hold=False):
@@ -1112,8 +1151,9 @@ class Tree:
     def path(self, name):
         """Where the file is: proc/stat -> /host/proc/stat."""
         top, _, rest = name.partition('/')
-        return os.path.join(self.roots[top],
-                            rest) if top in self.roots else os.path.join(self.roots[''], name)
+        if top in self.roots:
+            return os.path.join(self.roots[top], rest)
+        return os.path.join(self.roots[''], name)
 
     def read(self, name):
         """All bytes of a file, to its end; raises Absent when there is none, it is empty or
@@ -1262,8 +1302,8 @@ def host_identity(tree, configured):
 
 def host_name(tree):
     """The kernel's answer; under a foreign root etc/hostname comes first."""
-    for name in ('etc/hostname',
-                 'proc/sys/kernel/hostname') if tree.foreign else ('proc/sys/kernel/hostname',):
+    names = ['etc/hostname'] * tree.foreign + ['proc/sys/kernel/hostname']
+    for name in names:
         try:
             return tree.read(name).decode('utf-8', 'replace').strip().replace('\0', '')
         except Absent:
@@ -1340,8 +1380,7 @@ def ipv6_address(tree, interface):
 
 def narrow_counters(tree):
     """Whether the kernel counts in 32 bits: VmallocTotal is under 4 GiB, or there is only LowTotal,
-    which
-    64-bit kernels before 2.6.19 print too; None = unknown."""
+    which 64-bit kernels before 2.6.19 print too; None = unknown."""
     try:
         data = b'\n' + tree.read('proc/meminfo')
     except Absent:
@@ -1396,8 +1435,8 @@ def matcher(globs):
     refused = [g[1:] for g in globs if g.startswith('!')]
     if refused and globs[0].startswith('!'):
         wanted.append('*')
-    return lambda name: any(glob(g, name) for g in wanted) and not any(glob(g, name)
-                                                                       for g in refused)
+    return lambda name: (any(glob(g, name) for g in wanted)
+                         and not any(glob(g, name) for g in refused))
 
 
 def glob(pattern, name):
@@ -1442,8 +1481,8 @@ def glob_one(pattern, at, letter):
 
 def cpu_states():
     """The ten columns of a `cpu` line, USER_HZ ticks. Old kernels have fewer: 4 before 2.5.41,
-    steal
-    since 2.6.11, guest since 2.6.24, guest_nice since 2.6.33. iowait and idle may go backwards."""
+    steal since 2.6.11, guest since 2.6.24, guest_nice since 2.6.33. iowait and idle may go
+    backwards."""
     return (
         Metric('user', SHARE, 'percent', 'Time in user mode, without guests', less='guest'),
         Metric('nice', SHARE, 'percent', 'Time in user mode at low priority, without guests',
@@ -1777,23 +1816,22 @@ MEMORY = Table('mem', source='proc/meminfo', columns=(
 
 @module('memory', 'Memory by use: proc/meminfo', [], MEMINFO, MEMORY)
 def memory_use(tree, options, memory):
-    """proc/meminfo: `MemTotal:       24684092 kB`, `HugePages_Total:       0`, `Active(anon):
-    4567 kB`"""
+    """proc/meminfo: `MemTotal:  24684092 kB`, `HugePages_Total:  0`, `Active(anon):  4567 kB`"""
     data = tree.read('proc/meminfo')
     words = data.split()
     fits = memory.get('words') and len(words) == memory['length']
-    if fits and memory['words'](words) == memory['shape']:      # the lines of last time, nearly always
+    if fits and memory['words'](words) == memory['shape']:  # the lines of last time: nearly always
         numbers = memory['numbers'](words)
-        if b''.join(numbers).isdigit() and data.endswith(b'\n') and len(max(numbers,
-                                                                            key=len)) <= 20:
+        sound = b''.join(numbers).isdigit() and len(max(numbers, key=len)) <= 20
+        if sound and data.endswith(b'\n'):
             yield from meminfo_rows(memory, list(map(mul, map(int, numbers), memory['scales'])))
             return
     columns, values = [], []
     for line in whole_lines(tree, data):
         name, _, rest = line.partition(b':')
         right = rest.split()
-        if right and right[0].isdigit() and len(right[0]) <= 20 and (len(right) == 1
-                                                                     or right[1:] == [b'kB']):
+        sound = right and right[0].isdigit() and len(right[0]) <= 20
+        if sound and (len(right) == 1 or right[1:] == [b'kB']):
             columns.append((name, len(right)))
             values.append(int(right[0]) << 10 if len(right) == 2 else int(right[0]))
         elif line:
@@ -1990,8 +2028,8 @@ class Plan:
     def __init__(self, table, width, rows):
         raw = table.raw[:width]
         if width > len(raw):
-            raise TypeError('a row of %d columns for the table %s of %d' % (width, table.family,
-                                                                            len(raw)))
+            raise TypeError('a row of %d columns for the table %s of %d' % (
+                width, table.family, len(raw)))
         at = {m.name: i for i, m in reversed(list(enumerate(raw)))}
         self.width, self.rows, self.shown = width, rows, table.shown(width)
         self.counters = [(i, m.kind) for i, m in enumerate(raw) if m.kind in COUNTERS]
@@ -2006,9 +2044,9 @@ class Plan:
         self.linear = picker([i + r * width for r in range(rows) for i in source], width * rows)
         self.scales = [0.1 if m.kind == BUSY else m.scale for m in self.shown] * rows
         self.others = [(j, m.kind, [at[n] for n in m.of or (m.name,) if n in at],
-                        [at[n] for n in m.over if n in at],
-                        m.scale) for j, m in enumerate(self.shown)
-                        if m.kind not in (COUNTER, COUNTER32) or m.over]
+                        [at[n] for n in m.over if n in at], m.scale)
+                       for j, m in enumerate(self.shown)
+                       if m.kind not in (COUNTER, COUNTER32) or m.over]
 
     def values(self, now, before, primed, elapsed, narrow):
         """The values of all rows, as shown. now, before: all rows one behind the other; primed: the
@@ -2071,8 +2109,8 @@ class Plan:
             return [rate / n if n else ABSENT for rate, n in zip(rates, now[over[0]::wide])]
         grown = [growth[c::wide] for c in of]
         under = [growth[c::wide] for c in over]
-        return [sum(g) * scale / sum(u) if sum(u) else ABSENT for g,
-                u in zip(zip(*grown), zip(*under))]
+        return [sum(g) * scale / sum(u) if sum(u) else ABSENT
+                for g, u in zip(zip(*grown), zip(*under))]
 
 
 def picker(indexes, size):
@@ -2105,8 +2143,8 @@ class Rates:
         else:
             primed = self.arrange(found, keys)
             found = self.kept
-        now = [[v for table, labels, row in found[start:end] for v in row] for plan, start,
-               end in self.groups]
+        now = [[v for table, labels, row in found[start:end] for v in row]
+               for plan, start, end in self.groups]
         elapsed = when - self.when if self.when is not None else 0
         values = []
         for i, (plan, start, end) in enumerate(self.groups):
@@ -2125,8 +2163,7 @@ class Rates:
         counts.
 
         Gives, for each group, the last readings of its rows (of new ones, this reading) and the
-        numbers
-        of those that are new."""
+        numbers of those that are new."""
         last = {}
         for (plan, start, end), now in zip(self.groups, self.now):
             for i in range(end - start):
@@ -2291,8 +2328,8 @@ class Template:
     def entry(self, layout, identity):
         pick = self.keep and [i for i, s in enumerate(layout.series) if self.keep(s.flat)]
         series = layout.series if pick is None else [layout.series[i] for i in pick]
-        return layout, identity, ''.join(self.lines(series, identity,
-                                                    map(number_format, series))), pick
+        template = ''.join(self.lines(series, identity, map(number_format, series)))
+        return layout, identity, template, pick
 
     def wide(self, layout, identity, pick):
         """The template with %s for every value."""
@@ -2361,8 +2398,8 @@ def payload_object(frame, keep=None):
     payload['timestamp'] = ms // 1000 if ms % 1000 == 0 else ms / 1000.0
     payload['points'] = [
         {s.flat: {'value': int(v) if s.kind == GAUGE else v, 'units': s.unit}}
-        for s, v in zip(frame.layout.series, frame_values(frame)) if v == v
-        and (keep is None or keep(s.flat))]
+        for s, v in zip(frame.layout.series, frame_values(frame))
+        if v == v and (keep is None or keep(s.flat))]
     return payload
 
 
@@ -2411,8 +2448,8 @@ def graphite_tagged(series, identity, tags, once):
     """`net.rx_bytes;host=n1;interface=eth0;datacenter=EC2`. once: a memo of function and text."""
     labels = dict(zip(series.keys, series.values))
     found = dict({'host': identity['hostname']}, **labels)
-    found.update((key, identity[key]) for key in IDENTITY_KEYS if key != 'hostname'
-                 and key not in found)
+    found.update((key, identity[key]) for key in IDENTITY_KEYS
+                 if key != 'hostname' and key not in found)
     found.update((key, tags[key]) for key in sorted(tags) if key not in labels)
     pairs = found.items()
     return once(graphite_name, series.metric) + ''.join(
@@ -2553,8 +2590,8 @@ def graphite_pickles(text, time_ms):
     stamp = time_ms // 1000 if time_ms % 1000 == 0 else time_ms / 1000.0
     points = [line.split(' ')[:2] for line in text.split('\n')[:-1]]
     for i in range(0, len(points), PICKLED_AT_ONCE):
-        data = pickle_list([(path, stamp, float(value)) for path,
-                            value in points[i:i + PICKLED_AT_ONCE]])
+        data = pickle_list([(path, stamp, float(value))
+                            for path, value in points[i:i + PICKLED_AT_ONCE]])
         yield struct.pack('>I', len(data)) + data
 
 
@@ -2756,8 +2793,7 @@ class StdoutLink:
 
 class Resolver:
     """Names to addresses, each within a deadline. getaddrinfo() has none, so a name is asked for in
-    a
-    thread; one that got stuck is left behind, and until it comes back there is no second one."""
+    a thread; one that got stuck is left behind, and until it comes back there is no second one."""
 
     def __init__(self):
         self.asked = None
@@ -2805,8 +2841,9 @@ class Opener:
             return self.stdout
         kind = _socket.SOCK_STREAM if target[0] == 'tcp' else _socket.SOCK_DGRAM
         addresses = self.resolver.addresses(target[1], target[2], kind, deadline)
-        return StreamLink(addresses, timeout,
-                          deadline) if target[0] == 'tcp' else DatagramLink(addresses)
+        if target[0] == 'udp':
+            return DatagramLink(addresses)
+        return StreamLink(addresses, timeout, deadline)
 
 
 def converse(dialogue, batches, target, timeout, opener):
@@ -2814,9 +2851,8 @@ def converse(dialogue, batches, target, timeout, opener):
     it.
 
     batches: next(idle, exchange) -> frames, [] or None at the end; done(n); reject(step);
-    closing().
-    A connection is opened by the first step that needs it. A peer that closed while nothing was
-    under way is dialled again at once: nothing was lost.
+    closing(). A connection is opened by the first step that needs it. A peer that closed while
+    nothing was under way is dialled again at once: nothing was lost.
     """
     exchange = Exchange(batches, target, timeout, opener)
     answer, failure = None, None
@@ -2942,7 +2978,7 @@ class Log:
     def __call__(self, level, message):
         if LEVELS.index(level) < self.level:
             return
-        message = ''.join(c if ' ' <= c < '\x7f' else '\\x%02x' % ord(c) for c in message[:1000])
+        message = printable(message[:1000])
         stamp = time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())
         self.write(('%s statbadger %s: %s\n' % (stamp, level, message)).encode())
 
@@ -2955,9 +2991,8 @@ class Log:
                     os.write(2, data[:PIPE_BUF])
                     return
             else:
-                fd = os.open(self.dest,
-                             os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC,
-                             0o640)
+                how = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+                fd = os.open(self.dest, how, 0o640)
                 try:
                     os.write(fd, data)
                 finally:
@@ -3088,14 +3123,18 @@ def milliseconds(seconds):
     return int(seconds * 1000 + 0.5)
 
 
+def points_of(frame):
+    """How many points a frame holds."""
+    return sum(1 for v in frame.values if v == v)
+
+
 class Cursor:
     """One emitter's ticks, and its account, which always adds up:
 
     accepted = acknowledged + sent + dropped + quarantined + damaged + pending
 
     frames: those that wait, oldest first; the first `pinned` are under way; those up to the
-    sequence
-    number `ripe` may go. All of it is guarded by the spool's lock.
+    sequence number `ripe` may go. All of it is guarded by the spool's lock.
     """
 
     def __init__(self, spool, name, options, delivery):
@@ -3115,7 +3154,8 @@ class Cursor:
         self.count['accepted'] += 1
         if not self.flush or frame.time_ms % self.flush == 0:
             self.ripe = frame.seq
-        elif self.last_ms % self.flush and self.last_ms // self.flush != frame.time_ms // self.flush:
+        elif self.last_ms % self.flush and (self.last_ms // self.flush
+                                            != frame.time_ms // self.flush):
             self.ripe = frame.seq - 1           # the tick on the multiple itself was not held
         self.last_ms = frame.time_ms
 
@@ -3170,7 +3210,7 @@ class Cursor:
         with self.spool.lock:
             n, self.pinned = self.pinned, 0
             if n == 1:
-                self.count['refused_points'] += sum(1 for v in self.frames[0].values if v == v)
+                self.count['refused_points'] += points_of(self.frames[0])
                 self.drop(0, 1, 'quarantined')
                 self.suspects = max(0, self.suspects - 1)
                 self.limit = self.suspects or self.batch
@@ -3184,8 +3224,7 @@ class Sender:
     """The thread of one emitter: holds a dialogue, keeps what breaks, backs off, tries again.
 
     talk: () -> a new dialogue. target: where it talks to. finished() is called once, at the end,
-    with
-    .failure saying what went wrong, if anything did.
+    with .failure saying what went wrong, if anything did.
     """
 
     def __init__(self, cursor, talk, target, timeout, opener, log, clock, finished):
@@ -3246,8 +3285,7 @@ class Sender:
 
     def reject(self, step):
         with self.cursor.spool.lock:
-            self.cursor.rejected[step.frame.seq] = step.points or sum(1 for v in step.frame.values
-                                                                      if v == v)
+            self.cursor.rejected[step.frame.seq] = step.points or points_of(step.frame)
         self.say('refused: %s' % step.reason)
 
     def wait(self, seconds):
@@ -3276,11 +3314,10 @@ class Sender:
         cursor = self.cursor
         with cursor.spool.lock:
             cursor.pinned, cursor.last_error = 0, int(self.clock.wall() // 1000)
-        if self.target[0] == 'stdout' and isinstance(error,
-                                                     OSError) and error.errno in (errno.EPIPE,
-                                                                                  errno.EBADF):
+        code = getattr(error, 'errno', None)
+        if self.target[0] == 'stdout' and code in (errno.EPIPE, errno.EBADF):
             self.retired = True
-            self.failure = reason if error.errno == errno.EBADF else None
+            self.failure = reason if code == errno.EBADF else None
             with cursor.spool.lock:
                 cursor.closing = True
             cursor.give_up()
@@ -3292,9 +3329,8 @@ class Sender:
         else:
             self.say('%s; the ticks wait' % reason)
         longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(self.failures, 10))
-        pause = min(max(getattr(error, 'wait', 0), 0),
-                    LONGEST_PAUSE) or longest * int.from_bytes(os.urandom(4), 'big') / 4294967296.0
-        self.wait(pause)
+        asked = min(max(getattr(error, 'wait', 0), 0), LONGEST_PAUSE)
+        self.wait(asked or longest * int.from_bytes(os.urandom(4), 'big') / 4294967296.0)
         return self.deadline is not None and self.now() >= self.deadline
 
     def say(self, reason):
@@ -3330,23 +3366,23 @@ class Schedule:
     """When ticks fall: on the wall-clock multiples of each of the intervals (ms).
 
     A tick that was waited for is held, however late the waiting ended; one whose time passed while
-    the
-    one before was still busy is skipped, so there are never bursts. A step of the wall clock back
-    by
-    up to a minute does not repeat time stamps: they go on from the last one, and longer waits let
-    the
-    wall clock catch up. late, skipped: how often a tick began late, and how many were never held.
+    the one before was still busy is skipped, so there are never bursts. A step of the wall clock
+    back by up to a minute does not repeat time stamps: they go on from the last one, and longer
+    waits let the wall clock catch up. late, skipped: how often a tick began late, and how many were
+    never held.
     """
 
     def __init__(self, clock, intervals, not_before=0):
         self.clock, self.last, self.last_monotonic = clock, None, clock.monotonic()
         self.late, self.skipped, self.lateness = 0, 0, 0.0
+        self.point, self.awaited = None, False
         self.follow(intervals, max(not_before, clock.wall()))
 
     def follow(self, intervals, since=None):
-        """From now on ticks fall on the multiples of these."""
+        """From now on ticks fall on the multiples of these; a point that is awaited stays so."""
         self.intervals = sorted(set(intervals))
-        self.point, self.awaited = self.after(self.last if since is None else since), False
+        point = self.after(self.last if since is None else since)
+        self.point, self.awaited = point, self.awaited and point == self.point
 
     def after(self, ms):
         """The first grid point after that time."""
@@ -3486,8 +3522,7 @@ class UserModule:
         try:
             stats = self.instance.get_stats(iteration) or []
             points = [p for stat in stats for p in self.points(stat)]
-        except (Exception,
-                SystemExit) as error:        # whatever user code raises: said once, called again
+        except (Exception, SystemExit) as error:    # whatever user code raises; it is called again
             self.errors += 1
             if not self.failing:
                 self.said('error', '%s: %s' % (self.name, trouble(error)))
@@ -3504,9 +3539,8 @@ class UserModule:
         """(name, unit, number) of each member; what is no finite number is dropped and counted."""
         for name, point in stat.items() if isinstance(stat, dict) else [(None, None)]:
             value = point.get('value') if isinstance(point, dict) else None
-            number = isinstance(value, (int, float)) and not isinstance(value,
-                                                                        bool) and abs(value) < 1e300
-            if not number or not isinstance(name, str) or not name:
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not abs(value) < 1e300 or not isinstance(name, str) or not name:
                 self.errors += 1
             elif self.keep is None or self.keep(name):
                 yield name, str(point.get('units', '')), value
@@ -3528,8 +3562,8 @@ def user_dialogue(instance, keep):
 
 class Worker:
     """A module in a thread of its own. ask() starts a reading, collect() waits for it so many
-    seconds;
-    what comes later the next ask() gives, once. Owns two bells, which its thread closes."""
+    seconds; what comes later the next ask() gives, once. Owns two bells, which its thread
+    closes."""
 
     def __init__(self, source):
         self.source, self.asked, self.ready = source, Bell(), Bell()
@@ -3583,8 +3617,7 @@ class Worker:
 
 class Running:
     """One module at work: when it is due, what it costs, where it is read. worker: its own thread,
-    if it
-    has one; then patience says how many seconds from the start of a tick it is waited for."""
+    if it has one; then patience says how many seconds from the start of a tick it is waited for."""
 
     def __init__(self, chosen, interval, source, threaded):
         self.chosen, self.interval, self.source = chosen, interval, source
@@ -3651,8 +3684,9 @@ class Agent:
             source = UserModule(chosen.name, load_user(chosen, 'get_stats', self.log), self.log,
                                 keep)
         else:
-            tree = Tree(self.tree.roots, self.tree.monotonic,
-                        self.tree.hold) if threaded else self.tree
+            tree = self.tree
+            if threaded:
+                tree = Tree(tree.roots, tree.monotonic, tree.hold)
             memory = {'account': self.account} if chosen.kind == 'self' else {}
             source = Parts(chosen.name, MODULES[chosen.kind].parts, chosen.options, tree, self.log,
                            memory, keep, not self.replay)
@@ -3689,9 +3723,9 @@ class Agent:
         """Starts the threads of emitters that are new; the spool fills for those that are here."""
         known = self.spool.cursors
         fresh = [sender for chosen, sender in self.senders if sender.cursor not in known]
+        senders = [sender for chosen, sender in self.senders] + self.left
         with self.spool.lock:
-            self.spool.cursors = [sender.cursor for chosen,
-                                  sender in self.senders] + [s.cursor for s in self.left]
+            self.spool.cursors = [sender.cursor for sender in senders]
         for sender in fresh:
             sender.start()
 
@@ -3773,9 +3807,10 @@ class Agent:
         times, schedule = os.times(), self.schedule
         with open('/proc/self/statm', 'rb') as file:
             rss = int(file.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
-        yield SELF, (), [times[0] + times[1], rss, self.iteration, schedule.late if schedule else 0,
-                         schedule.skipped if schedule else 0, schedule.lateness / 1000.0
-                         if schedule else ABSENT]
+        late, skipped, lateness = 0, 0, ABSENT
+        if schedule:
+            late, skipped, lateness = schedule.late, schedule.skipped, schedule.lateness / 1000.0
+        yield SELF, (), [times[0] + times[1], rss, self.iteration, late, skipped, lateness]
         for running in self.modules:
             yield SELF_MODULE, (running.chosen.name,), [running.duration, running.source.errors]
         now = self.clock.wall()
@@ -3784,11 +3819,9 @@ class Agent:
             with self.spool.lock:
                 count, pending = dict(cursor.count), len(cursor.frames)
                 lag = max(0.0, (now - cursor.frames[0].time_ms) / 1000.0) if pending else 0.0
-            yield SELF_EMITTER, (chosen.name,), [
-                count['accepted'], count['acknowledged'], count['sent'], count['dropped'],
-                count['quarantined'],
-                count['damaged'], pending, count['refused_points'], lag, cursor.last_error
-                or ABSENT]
+            yield SELF_EMITTER, (chosen.name,), (
+                [count[key] for key in ACCOUNT[:-1]] + [pending, count['refused_points'], lag,
+                                                        cursor.last_error or ABSENT])
 
     # running
 
@@ -3887,8 +3920,8 @@ class Agent:
         self.identity, self.spool.most = None, settings.spool.memory_bytes
         self.start_senders()
         self.read_new(modules)
-        self.schedule.follow([r.interval for r in modules], None if self.schedule.last
-                             else self.clock.wall())
+        since = None if self.schedule.last else self.clock.wall()
+        self.schedule.follow([r.interval for r in modules], since)
         self.log('info', 'reloaded: %d modules, %d emitters' % (len(modules), len(senders)))
 
     def unmake(self, modules, senders):
@@ -3930,8 +3963,9 @@ class Agent:
         """0 when everything was delivered; else a line per emitter that failed, and 1."""
         code = 0
         for chosen, sender in self.senders:
-            count, failure = sender.cursor.count, sender.failure
-            lost = len(sender.cursor.frames) + sum(map(count.get, ('dropped', 'quarantined', 'damaged')))
+            cursor, failure = sender.cursor, sender.failure
+            count = cursor.count
+            lost = len(cursor.frames) + count['dropped'] + count['quarantined'] + count['damaged']
             if sender.retired and not failure or not lost and not failure:
                 continue
             code = 1
@@ -3976,9 +4010,8 @@ class Agent:
 
 def complain(message):
     """One line on stderr, whatever stderr is."""
-    text = ''.join(c if ' ' <= c < '\x7f' else '\\x%02x' % ord(c) for c in message)
     try:
-        os.write(2, (text + '\n').encode())
+        os.write(2, (printable(message) + '\n').encode())
     except OSError:
         pass                                    # nobody to tell
 
@@ -3992,16 +4025,12 @@ class Config:
         name = arguments['f']
         self.command = Command(arguments['m'], arguments['e'], arguments['i'])
         self.file = name if name != '-' else None
-        self.text = None
+        self.text, shown = None, name
         if name == '-':
-            self.text = decode(read_all(0), 'standard input')
+            self.text, shown = standard_input(), 'standard input'
         elif name is None:
-            self.text = BAKED or ''
-        shown = 'standard input' if name == '-' else name or ('baked configuration' if BAKED
-                                                              else 'command line')
-        self.place = Place(shown, os.path.dirname(os.path.abspath(name)) if self.file
-                           else os.getcwd(), os.environ,
-                           read_text, file_stamp)
+            self.text, shown = BAKED or '', 'baked configuration' if BAKED else 'command line'
+        self.place = config_place(shown, self.file or '')
 
     def settings(self):
         text = self.text
@@ -4014,13 +4043,26 @@ class Config:
         return read_config(text, self.place, self.command)
 
 
-def read_all(fd):
+def config_place(shown, file):
+    """The Place of a configuration: what it refers to is seen from the folder of its file, or else
+    from where the program was started."""
+    try:
+        here = os.getcwd()
+    except OSError:
+        here = ''                               # it was removed
+    folder = os.path.dirname(os.path.join(here, file))
+    return Place(shown, folder, os.environ, read_text, file_stamp)
+
+
+def standard_input():
+    """The text on standard input; ConfigError."""
     parts = []
-    while sum(map(len, parts)) <= MOST_TEXT:
-        parts.append(os.read(fd, 65536))
-        if not parts[-1]:
-            break
-    return b''.join(parts)
+    try:
+        while sum(map(len, parts)) <= MOST_TEXT and b'' not in parts:
+            parts.append(os.read(0, 65536))
+    except OSError as error:
+        raise ConfigError('standard input: found nothing that can be read (%s)' % error.strerror)
+    return decode(b''.join(parts), 'standard input')
 
 
 def read_text(path):
@@ -4067,8 +4109,8 @@ def shed(arguments):
     """Goes on as bytecode in the same process: 30 MB resident become 12. Returns when that cannot
     be.
 
-    Python keeps what compiling a large script needed. The module's code object, marshalled behind
-    a .pyc header into a file without a name, is run by a new interpreter in this process; the
+    Python keeps what compiling a large script needed. The module's code object, marshalled behind a
+    .pyc header into a file without a name, is run by a new interpreter in this process; the
     arguments stand behind it, where the loader does not look and the process list does not either.
     """
     code = own_code()
@@ -4194,7 +4236,10 @@ def parse(argv):
         def error(self, message):
             raise ConfigError('command line: %s (statbadger.py -h shows how)' % message)
 
-    parser = Parser(prog='statbadger.py', add_help=False, allow_abbrev=False)
+    def plain(prog):                            # without a width it would import shutil
+        return argparse.HelpFormatter(prog, width=80)
+
+    parser = Parser(prog='statbadger.py', add_help=False, allow_abbrev=False, formatter_class=plain)
     for flag in ('-f', '-i', '-n', '--root', '--record', '--replay', '--bake'):
         parser.add_argument(flag)
     for flag in ('-e', '-m'):
@@ -4206,8 +4251,8 @@ def parse(argv):
                         choices=('', 'modules', 'emitters', 'metrics'))
     words = []
     for word in argv:  # -n5 is -n 5, also where argparse forgot (before 3.8)
-        words += [word[:2], word[2:]] if word[:2] in ('-f', '-e', '-m', '-i',
-                                                      '-n') and len(word) > 2 else [word]
+        glued = word[:2] in ('-f', '-e', '-m', '-i', '-n') and len(word) > 2
+        words += [word[:2], word[2:]] if glued else [word]
     return vars(parser.parse_args(words))
 
 
@@ -4224,9 +4269,9 @@ def main(argv):
                     return show(output())
             if arguments['list'] is not None:
                 return show(listing(arguments['list']))
-            if arguments['bake']:
-                return show(bake(arguments['bake']))
             check_arguments(arguments)
+            if arguments['bake'] is not None:
+                return show(bake(arguments['bake']))
             long = not arguments['n'] or int(arguments['n']) > FEW_TICKS
             if long and not arguments['check'] and not arguments['replay']:
                 shed(arguments)
@@ -4244,8 +4289,11 @@ def version():
 def check_arguments(arguments):
     """Mistakes that can be told before anything runs."""
     n = arguments['n']
-    if n is not None and not (n.isdigit() and len(n) < 16 and int(n)):
+    if n is not None and (n.strip('0123456789') or not n.strip('0') or len(n) > 15):
         raise ConfigError('-n: found %s, need a whole number of ticks from 1' % json_text(n))
+    for flag, value in (('-f', arguments['f']), ('--bake', arguments['bake'])):
+        if value == '':
+            raise ConfigError('%s: found "", need a file' % flag)
     if arguments['f'] == '-' and program_from_stdin():
         raise ConfigError('-f -: found the program itself on standard input, need a file')
     for flag in ('root', 'replay'):
@@ -4281,8 +4329,8 @@ def run(arguments):
     if arguments['replay']:
         tree = Tree({'': '', 'proc': '', 'sys': ''}, lambda: tree.now)
         tree.now = 0.0
-        return Agent(config.settings, tree, clock, log,
-                     replay=True).run_replay(arguments['replay'], ticks)
+        agent = Agent(config.settings, tree, clock, log, replay=True)
+        return agent.run_replay(arguments['replay'], ticks)
     tree = host_tree(arguments['root'], os.environ, Clock.seconds)
     agent = Agent(config.settings, tree, clock, log)
     settle_in()
@@ -4314,22 +4362,27 @@ def description(settings, name, arguments):
              'view      host: no other view is known to this version',
              'spool     in memory, at most %d bytes' % settings.spool.memory_bytes,
              'log       %s and above to %s' % (settings.log.level, settings.log.dest), '']
-    for chosen in settings.modules:
-        lines.append('module    ' + described(chosen, MODULES, MODULE_OPTIONS))
-    for chosen in settings.emitters:
-        kind = EMITTERS.get(chosen.kind)
-        where = ' -> %s' % ' '.join(map(str, kind.link(chosen.options))) if kind else ''
-        lines.append('emitter   ' + described(chosen, EMITTERS, EMITTER_OPTIONS) + where)
+    for what, chosen_ones in (('modules', settings.modules), ('emitters', settings.emitters)):
+        for chosen in chosen_ones:
+            hidden = [path[2] for path in settings.hidden if path[:2] == (what, chosen.name)]
+            lines.append('%-9s %s' % (what[:-1], described(chosen, hidden)))
     return '\n'.join(lines + [''])
 
 
-def described(chosen, registry, common):
-    """`graphite: host "10.0.0.9", timeout 5`: the options that are not the default."""
-    declared = common + (registry[chosen.kind].options if chosen.kind else USER_OPTIONS)
-    words = ['%s %s' % (o.name, '****' if getattr(o.kind, 'secret', False)
-                        else json_value(chosen.options[o.name]))
+def described(chosen, hidden):
+    """`graphite: host "10.0.0.9", timeout 5 -> tcp 10.0.0.9 2003`: the options that are not the
+    default, and where it talks to."""
+    common, kinds = ((EMITTER_OPTIONS, EMITTERS) if hasattr(chosen.options, 'flush')
+                     else (MODULE_OPTIONS, MODULES))
+    declared = common + (kinds[chosen.kind].options if chosen.kind else USER_OPTIONS)
+    words = ['%s %s' % (o.name, '****' if o.name in hidden else json_value(chosen.options[o.name]))
              for o in declared if chosen.options[o.name] != o.default]
-    return chosen.name + (': ' + ', '.join(words) if words else '')
+    text = chosen.name + (': ' + ', '.join(words) if words else '')
+    if chosen.kind in EMITTERS:
+        secrets = [chosen.options[name] for name in hidden]
+        text += ' -> ' + ' '.join('****' if word in secrets else str(word)
+                                  for word in EMITTERS[chosen.kind].link(chosen.options))
+    return text
 
 
 def listing(what):
@@ -4352,9 +4405,9 @@ def metric_rows(table):
     instance = ''.join('.' + label.upper() for label in getattr(table, 'labels', ()))
     if isinstance(table, OpenTable):
         return [('%s.*' % table.family, table.unit, GAUGE, table.source, table.help)]
-    return [('%s.%s%s' % (table.family, m.name, instance), m.unit, 'gauge' if m.kind == REAL
-             else m.kind,
-             table.source, m.help) for m in table.columns if m.kind not in HIDDEN]
+    return [('%s.%s%s' % (table.family, m.name, instance), m.unit,
+             GAUGE if m.kind == REAL else m.kind, table.source, m.help)
+            for m in table.columns if m.kind not in HIDDEN]
 
 
 def columns(rows):
@@ -4369,12 +4422,10 @@ def bake(name):
     if program_from_stdin():
         raise ConfigError('--bake: found the program on standard input, need it in a file')
     text = read_text_or_fail(name)
-    read_config(text, Place(name, os.path.dirname(os.path.abspath(name)), os.environ, read_text,
-                            file_stamp))
-    program = read_text_or_fail(os.path.abspath(__file__))
-    line = 'BAKED = None   '
-    start = program.index('\n' + line) + 1
-    end = program.index('\n', start)
+    read_config(text, config_place(name, name))
+    program = read_text_or_fail(__file__)
+    start = program.index('\nBAKED = ') + 1
+    end = program.index('\n\n\n# == 1 ', start)
     pieces = ''.join('\n    %s' % ascii(piece) for piece in text.splitlines(True)) or " ''"
     return program[:start] + 'BAKED = (%s)' % pieces + program[end:]
 
@@ -4386,8 +4437,7 @@ def leave(code):
 
 def guard_stdio():
     """A closed standard descriptor becomes /dev/null, lest the next file opened take its place;
-    opened
-    the wrong way round, so that using it still fails."""
+    opened the wrong way round, so that using it still fails."""
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)

@@ -179,13 +179,17 @@ def test_the_first_tick_after_a_stop_is_stamped_with_the_time_of_its_reading():
 def test_a_tick_whose_time_comes_while_a_signal_is_looked_after_is_held_late_and_not_skipped():
     machine = Machine()
     machine.ticks(2)
-    held, reloads = [], [lambda: machine.clock.advance(998 - 300), lambda: machine.clock.advance(5)]
+    held, reloads = [], [998 - 300, 5]          # ms that they take
     machine.clock.advance(300)                  # 2.3; a reload until 2.998, and another one until 3.003
+
+    def reload():
+        machine.clock.advance(reloads.pop(0))
+        machine.schedule.follow([1000])
 
     def wait(seconds=None):
         return statbadger.RANG if reloads else SleepingBell.wait(machine.bell, seconds)
     agent = SimpleNamespace(schedule=machine.schedule, clock=machine.clock, bell=SimpleNamespace(wait=wait),
-                            attend=lambda: reloads.pop(0)())
+                            attend=reload)
     while len(held) < 2:
         point = statbadger.Agent.wait_for_tick(agent)
         if point is not None:

@@ -1,0 +1,64 @@
+#!/bin/sh
+# Installs the Debian packages that the real servers come from, only those that are missing.
+#   install.sh           what the tests in this folder speak to
+#   install.sh bench     the agents that `make bench` measures beside ours
+# What cannot be had is listed, and the exit code is 0 all the same: the tests skip by name and
+# reason, or fail when REQUIRE_PEERS=1.
+set -u
+case "${1:-peers}" in
+    peers) packages='graphite-carbon' ;;
+    bench) packages='collectd-core prometheus-node-exporter iproute2' ;;
+    *) echo "install.sh: found $1, need peers or bench" >&2; exit 2 ;;
+esac
+
+installed() {
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
+missing() {
+    for package in $packages; do
+        installed "$package" || printf ' %s' "$package"
+    done
+}
+
+stop_here() {
+    echo "install.sh: could not install$(missing): $1"
+    exit 0
+}
+
+[ -n "$(missing)" ] || exit 0
+command -v apt-get >/dev/null 2>&1 || stop_here 'there is no apt-get here'
+root=''
+if [ "$(id -u)" -ne 0 ]; then
+    sudo -n true 2>/dev/null || stop_here 'neither root nor sudo without a password'
+    root='sudo -n'
+fi
+
+# A package must not start its server: the tests start their own, on ports and folders of theirs.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+    trap '$root rm -f $policy' EXIT
+    trap 'exit 1' HUP INT TERM
+    printf '#!/bin/sh\nexit 101\n' | $root tee $policy >/dev/null && $root chmod 755 $policy
+fi
+
+apt() {
+    $root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 "$@" >"$log" 2>&1
+}
+
+known() {
+    for package in "$@"; do
+        apt-cache show "$package" >/dev/null 2>&1 || return 1
+    done
+}
+
+log=$(mktemp)
+# shellcheck disable=SC2046
+known $(missing) || apt update
+for package in $(missing); do           # one by one: one that cannot be had takes no other along
+    apt install -y --no-install-recommends "$package" && continue
+    apt update && apt install -y --no-install-recommends "$package" && continue
+    echo "install.sh: $package: $(grep -m 1 '^E:' "$log" || tail -n 1 "$log")"
+done
+rm -f "$log"
+[ -z "$(missing)" ] || stop_here 'see above'

@@ -1,0 +1,110 @@
+"""A real server for the length of a test: started by argv in a folder of its own, stopped by its own pid."""
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+SYSTEM = os.pathsep.join(['/usr/local/sbin', '/usr/sbin', '/sbin'])     # not on every user's PATH
+
+
+def require(found, name, reason):
+    """Skips the test when `found` is nothing, saying which peer is missing; REQUIRE_PEERS=1 makes that a failure."""
+    if not found:
+        message = 'peer %s: %s' % (name, reason)
+        (pytest.fail if os.environ.get('REQUIRE_PEERS') == '1' else pytest.skip)(message)
+    return found
+
+
+def command(name):
+    """The path of a program, or None."""
+    return shutil.which(name) or shutil.which(name, path=SYSTEM)
+
+
+def free_port(kind=socket.SOCK_STREAM):
+    """A port of 127.0.0.1 that nobody has."""
+    with socket.socket(socket.AF_INET, kind) as sock:
+        sock.bind(('127.0.0.1', 0))
+        return sock.getsockname()[1]
+
+
+def is_free(port, kind=socket.SOCK_STREAM):
+    with socket.socket(socket.AF_INET, kind) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(('127.0.0.1', port))
+        except OSError:
+            return False
+    return True
+
+
+def accepts(port):
+    """Whether a TCP connection to that port of 127.0.0.1 succeeds."""
+    with socket.socket() as sock:
+        sock.settimeout(1)
+        return sock.connect_ex(('127.0.0.1', port)) == 0
+
+
+class Peer:
+    """One server process. ready() says whether it serves. A with statement stops it, whatever happens.
+
+    start() and stop() may be called again and again: the folder stays, and with it what is stored.
+    """
+
+    def __init__(self, name, argv, folder, ready, env=None, patience=20.0):
+        self.name, self.argv, self.folder, self.ready = name, argv, str(folder), ready
+        self.env, self.patience, self.process = env, patience, None
+        self.log = os.path.join(self.folder, name + '.log')
+
+    def start(self):
+        with open(self.log, 'ab') as log:
+            self.process = subprocess.Popen(self.argv, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log,
+                                            stderr=log, env=dict(os.environ, **(self.env or {})))
+        try:
+            self.until(self.ready, self.patience, 'be ready')
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def until(self, condition, seconds, what):
+        """What condition() gives once it is true; fails with the end of the log when the time is over."""
+        end = time.monotonic() + seconds
+        while True:
+            answer = condition()
+            if answer:
+                return answer
+            if self.process.poll() is not None:
+                raise AssertionError('%s ended with %d\n%s' % (self.name, self.process.returncode, self.tail()))
+            if time.monotonic() > end:
+                raise AssertionError('%s did not %s within %g s\n%s' % (self.name, what, seconds, self.tail()))
+            time.sleep(0.05)
+
+    def stop(self, number=signal.SIGTERM):
+        """Ends the process by its pid; one that does not go is killed."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.send_signal(number)
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def tail(self, lines=30):
+        """The last lines of its log."""
+        try:
+            with open(self.log, 'rb') as log:
+                text = log.read().decode('utf-8', 'replace')
+        except OSError as error:
+            return 'no log: %s' % error
+        return '-- %s --\n%s' % (self.log, '\n'.join(text.split('\n')[-lines - 1:]))
+
+    def __enter__(self):
+        return self if self.process is not None else self.start()
+
+    def __exit__(self, *error):
+        self.stop()
