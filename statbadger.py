@@ -721,10 +721,12 @@ class Options:
 class Chosen:
     """One module or emitter of a configuration: name, kind (None = user code), options.
 
-    file: the Python file of user code. given: its options as they were written."""
+    file: the Python file of user code. given: its options as they were written. stamp: when the
+    file was changed, so that a reload takes it for another one after that."""
 
-    def __init__(self, name, kind, options, file='', given=None):
-        self.name, self.kind, self.options, self.file, self.given = name, kind, options, file, given
+    def __init__(self, name, kind, options, file='', given=None, stamp=0):
+        self.name, self.kind, self.options = name, kind, options
+        self.file, self.given, self.stamp = file, given, stamp
 
     def __eq__(self, other):
         return self.__dict__ == other.__dict__
@@ -739,12 +741,12 @@ class Settings:
 
 class Place:
     """Where a configuration comes from and what it may refer to: its name for messages, its folder,
-    the environment, and two functions, since this section opens no file: read(path) and
-    is_file(path)."""
+    the environment, and two functions, since this section opens no file: read(path), and
+    stamp(path), when a file was changed; 0 when it is none."""
 
-    def __init__(self, name, folder, environ, read, is_file):
+    def __init__(self, name, folder, environ, read, stamp):
         self.name, self.folder, self.environ = name, folder, environ
-        self.read, self.is_file = read, is_file
+        self.read, self.stamp = read, stamp
 
     def path(self, path):
         """The path, seen from the configuration's folder."""
@@ -940,7 +942,8 @@ def choose(checker, what, name, options, registry, common, folder):
                 checker.say(path, str(error))
         return [Chosen(name, kind, checked)]
     file = options.get('file') or (os.path.join(folder, kind + '.py') if folder else '')
-    if not isinstance(file, str) or not file or not place.is_file(place.path(file)):
+    stamp = isinstance(file, str) and file and place.stamp(place.path(file))
+    if not stamp:
         if file:
             checker.found(path + ('file',), file, 'a Python file that exists')
         else:
@@ -949,7 +952,7 @@ def choose(checker, what, name, options, registry, common, folder):
                 did_you_mean(kind, registry)))
         return []
     return [Chosen(name, None, checker.options(common + USER_OPTIONS, options, path, None),
-                   place.path(file), options)]
+                   place.path(file), options, stamp)]
 
 
 def lend(modules):
@@ -2439,8 +2442,9 @@ def graphite_path(series, prefix, once):
 
 
 def graphite_tag(text):
-    """A tag's value: no blank, no `;`, no control character, not `~` at the start, never empty."""
-    text = ''.join([c if ' ' < c < '\x7f' and c != ';' else '_' for c in text[:MOST_NODE]])
+    """A tag's value: no blank, `;` or control character, no `~` at the start, never empty. And no
+    `"`: carbon takes a line that ends in `"}` for another syntax, and another series."""
+    text = ''.join([c if ' ' < c < '\x7f' and c not in ';"' else '_' for c in text[:MOST_NODE]])
     return '_' + text[1:] if text.startswith('~') else text or '_'
 
 
@@ -4082,8 +4086,11 @@ def decode(data, name):
 
 
 def file_stamp(path):
-    """The time of the file's last change, for a file; else 0."""
-    return os.stat(path).st_mtime if os.path.isfile(path) else 0
+    """The time of the file's last change in ns, for a file; else 0."""
+    try:
+        return os.stat(path).st_mtime_ns if os.path.isfile(path) else 0
+    except (OSError, ValueError):               # a name that no file can have, before 3.8
+        return 0
 
 
 def read_text_or_fail(path):
@@ -4201,59 +4208,82 @@ def settle_in():
 
 # == 13 COMMAND LINE: what each flag does =======================================================
 
-USAGE = """\
-usage: statbadger.py [-f FILE] [-e NAME[,key=value...]]... [-m NAME[,key=value...]]...
-                     [-i SECONDS] [-n TICKS] [--root DIR] [--record DIR] [--replay DIR]
-                     [--check] [--list [modules|emitters|metrics]] [--example-config]
-                     [--bake FILE] [--version] [-h [NAME]]
-"""
-HELP = USAGE + """
-Reads this host's counters from /proc every second and sends them where you like.
-Without arguments: the stock modules, on the screen.
+ONCE, EACH, SWITCH, MAYBE = 'once', 'each', 'switch', 'maybe'      # how a flag takes a value
+FLAGS = (                       # flag, how, its value in words, help
+    ('-f', ONCE, 'FILE', 'configuration; - is standard input'),
+    ('-e', EACH, 'NAME[,key=value...]', 'emitter, instead of those of the configuration'),
+    ('-m', EACH, 'NAME[,key=value...]', 'module, likewise'),
+    ('-i', ONCE, 'SECONDS', 'interval between ticks'),
+    ('-n', ONCE, 'TICKS', 'so many ticks, then the end; exit code 0 when all of it was delivered'),
+    ('--root', ONCE, 'DIR', 'read DIR/proc and DIR/sys instead of /proc and /sys'),
+    ('--record', ONCE, 'DIR', 'copy what is read, tick by tick, into DIR/<time>/proc/...'),
+    ('--replay', ONCE, 'DIR', 'run over such a recording, as fast as it goes'),
+    ('--check', SWITCH, '', 'check the configuration and print what would run'),
+    ('--list', MAYBE, '[WHAT]', 'what there is: modules, emitters or metrics'),
+    ('--example-config', SWITCH, '', 'print a configuration with every option in it'),
+    ('--bake', ONCE, 'FILE', 'print a copy of this program with the configuration FILE inside'),
+    ('--version', SWITCH, '', 'print the version'),
+    ('-h', MAYBE, '[NAME]', 'this text, or the options of one module or emitter'),
+)
 
-  -f FILE             configuration; - is standard input
-  -e NAME[,key=value] emitter, instead of those of the configuration; may be repeated
-  -m NAME[,key=value] module, likewise
-  -i SECONDS          interval between ticks
-  -n TICKS            so many ticks, then the end; exit code 0 when all of it was delivered
-  --root DIR          read DIR/proc and DIR/sys instead of /proc and /sys
-  --record DIR        copy what is read, tick by tick, into DIR/<time>/proc/...
-  --replay DIR        run over such a recording, as fast as it goes
-  --check             check the configuration and print what would run
-  --list [WHAT]       modules, emitters or metrics
-  --example-config    print a configuration with every option in it
-  --bake FILE         print a copy of this program with the configuration FILE inside
-  --version           print the version
-  -h [NAME]           this text, or the options of one module or emitter
-"""
+
+def usage():
+    """What -h prints."""
+    words = ['[%s]%s' % ((flag + ' ' + value).strip(), '...' * (how == EACH))
+             for flag, how, value, help in FLAGS]
+    lines = ['usage: statbadger.py']
+    for word in words:
+        if len(lines[-1]) + len(word) > 88:
+            lines.append(' ' * 20)
+        lines[-1] += ' ' + word
+    lines += ['', "Reads this host's counters from /proc every second and sends them on.",
+              'Without arguments: the stock modules, on the screen.', '']
+    lines += ['  %-24s %s' % ((flag + ' ' + value).strip(), help)
+              for flag, how, value, help in FLAGS]
+    return '\n'.join(lines + [''])
 
 
 def parse(argv):
-    """{flag: value} of the command line; ConfigError for what it cannot be."""
-    import argparse                             # 1.5 MB, but not for long: see shed()
+    """{flag without dashes: value} of the command line; ConfigError for what it cannot be.
 
-    class Parser(argparse.ArgumentParser):
-        def error(self, message):
-            raise ConfigError('command line: %s (statbadger.py -h shows how)' % message)
+    Not by argparse, which some minimal interpreters cannot import (3.8 without shutil), which takes
+    20 ms, and whose optional values, glued values and errors would need mending on every version.
+    """
+    kinds = {flag: (how, value) for flag, how, value, help in FLAGS}
+    out = {key(flag): {EACH: [], SWITCH: False}.get(how) for flag, how, value, help in FLAGS}
+    words = list(argv)
+    while words:
+        flag, value = split_flag(words.pop(0), kinds)
+        how, need = kinds[flag]
+        if how == SWITCH:
+            if value is not None:
+                raise ConfigError('%s: found a value, need none' % flag)
+            value = True
+        elif value is None and words and words[0] not in kinds and (
+                how != MAYBE or not words[0].startswith('-')):
+            value = words.pop(0)
+        elif value is None and how != MAYBE:
+            raise ConfigError('%s: found nothing behind it, need %s' % (flag, need))
+        out[key(flag)] = out[key(flag)] + [value] if how == EACH else value or ''
+    return out
 
-    def plain(prog):                            # without a width it would import shutil
-        return argparse.HelpFormatter(prog, width=80)
 
-    parser = Parser(prog='statbadger.py', add_help=False, allow_abbrev=False, formatter_class=plain)
-    for flag in ('-f', '-i', '-n', '--root', '--record', '--replay', '--bake'):
-        parser.add_argument(flag)
-    for flag in ('-e', '-m'):
-        parser.add_argument(flag, action='append', default=[])
-    for flag in ('--check', '--example-config', '--version'):
-        parser.add_argument(flag, action='store_true')
-    parser.add_argument('-h', '--help', nargs='?', const='')
-    parser.add_argument('--list', nargs='?', const='',
-                        choices=('', 'modules', 'emitters', 'metrics'))
-    words = []
-    for word in argv:  # -n5 is -n 5, also where argparse forgot (before 3.8)
-        glued = word[:2] in ('-f', '-e', '-m', '-i', '-n') and len(word) > 2
-        words += [word[:2], word[2:]] if glued else [word]
-    return vars(parser.parse_args(words))
+def key(flag):
+    return flag.strip('-').replace('-', '_')
+
+
+def split_flag(word, kinds):
+    """(flag, the value glued to it or None) of one word."""
+    flag, value = word, None
+    if word.startswith('--') and '=' in word:
+        flag, _, value = word.partition('=')
+    elif word[:1] == '-' and word[1:2] != '-' and len(word) > 2:
+        flag, value = word[:2], word[2:]
+    flag = '-h' if flag == '--help' else flag
+    if flag not in kinds:
+        raise ConfigError('command line: found %s, need one of %s%s' % (
+            json_text(word), ', '.join(kinds), did_you_mean(flag, kinds)))
+    return flag, value
 
 
 def main(argv):
@@ -4262,8 +4292,8 @@ def main(argv):
         arguments = shed_arguments()
         if arguments is None:
             arguments = parse(argv)
-            if arguments['help'] is not None:
-                return show(help_of(arguments['help']) + '\n' if arguments['help'] else HELP)
+            if arguments['h'] is not None:
+                return show(help_of(arguments['h']) + '\n' if arguments['h'] else usage())
             for flag, output in (('version', version), ('example_config', example_config)):
                 if arguments[flag]:
                     return show(output())
@@ -4387,6 +4417,8 @@ def described(chosen, hidden):
 
 def listing(what):
     """What --list prints: names and help, or every metric with unit, kind, source and help."""
+    if what not in ('', 'modules', 'emitters', 'metrics'):
+        raise ConfigError('--list: found %s, need modules, emitters or metrics' % json_text(what))
     if what == 'metrics':
         rows = [('NAME', 'UNIT', 'KIND', 'SOURCE', 'HELP')]
         for kind in MODULES.values():

@@ -505,6 +505,23 @@ def test_hundreds_of_good_reloads_miss_nothing_and_leave_nothing_behind(agent, p
         assert after[0] <= before[0] + 5 and after[1] <= before[1] + 2, (before, after)
 
 
+def test_a_reload_takes_user_code_that_was_changed(agent, place):
+    def code(value):
+        place.code('mine', 'class mine:\n    def __init__(self, c, l): pass\n    def get_stats(self, i):\n'
+                           '        return [{"mine.n": {"value": %d, "units": ""}}]\n' % value)
+    code(1)
+    process = started(place, agent, *place.configure({'keep': place.keeper()}, {'mine': {'file': 'mine.py'}}))
+
+    def values():
+        return [point['mine.n']['value'] for i, p in place.kept() for point in p['points']]
+    assert until(lambda: 1 in values())
+    code(22)
+    process.send_signal(signal.SIGHUP)
+    assert until(lambda: 22 in values())
+    assert end(process)[0] == 0
+    assert sorted(values()) == values()
+
+
 def test_a_reload_whose_user_code_calls_exit_changes_nothing(agent, place):
     place.code('leaver', 'import sys\nsys.exit("gone")\n')
     process = started(place, agent, *place.configure({'keep': place.keeper()}))
