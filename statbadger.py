@@ -100,12 +100,13 @@ class Metric:
 class Table:
     """A family of metrics that come as rows, an instance a row; `raw` is what a row holds, in
     order."""
-    __slots__ = ('family', 'labels', 'columns', 'source', 'raw')
+    __slots__ = ('family', 'labels', 'columns', 'source', 'raw', 'first')
 
     def __init__(self, family, columns, labels=(), source=''):
         self.family, self.labels, self.source = family, labels, source
         self.columns = columns
         self.raw = tuple(m for m in columns if not m.of)
+        self.first = ([m.name for m in columns if m.kind not in HIDDEN] or [''])[0]
 
     def shown(self, width):
         """The metrics that a row of `width` columns can give, in declared order."""
@@ -1147,7 +1148,8 @@ class Tree:
 
     def __init__(self, roots, monotonic, hold=False):
         self.roots, self.monotonic, self.hold = roots, monotonic, hold
-        self.held, self.when, self.record_to, self.bad_lines = {}, 0.0, None, 0
+        self.held, self.when, self.bad_lines = {}, 0.0, 0
+        self.record_to, self.unrecorded = None, None    # a folder; the OSError that ended it
         self.fresh = {}  # what was read in this tick: several modules share a file
         self.foreign = not hold
 
@@ -1181,7 +1183,7 @@ class Tree:
         if not data:
             raise Absent('%s: empty' % self.path(name))
         if self.record_to:
-            self.keep(name, data)
+            self.record(self.keep, name, data)
         self.fresh[name] = self.when, data
         return data
 
@@ -1208,8 +1210,7 @@ class Tree:
         except OSError as error:
             raise Absent('%s: %s' % (self.path(name), error.strerror or error))
         if self.record_to:
-            for entry in names:
-                self.keep_entry(name, entry)
+            self.record(self.keep_entries, name, names)
         return names
 
     def ask(self, what, question):
@@ -1222,23 +1223,30 @@ class Tree:
         """Counts a line that no use can be made of."""
         self.bad_lines += 1
 
-    def keep(self, name, data):
-        """Writes what was read into the record: under the name it was asked for."""
-        path = os.path.join(self.record_to, name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, 'wb') as file:
+    def record(self, keep, name, what):
+        """Copies what was read; where that cannot be, nothing more is recorded, and .unrecorded
+        says why."""
+        try:
+            keep(os.path.join(os.fsencode(self.record_to), os.fsencode(name)), name, what)
+        except OSError as error:
+            self.record_to, self.unrecorded = None, error
+
+    def keep(self, copy, name, data):
+        """A file, under the name it was asked for."""
+        os.makedirs(os.path.dirname(copy), exist_ok=True)
+        with open(copy, 'wb') as file:
             file.write(data)
 
-    def keep_entry(self, name, entry):
-        """A listed name: links stay links, all else becomes an empty folder."""
-        source = os.path.join(os.fsencode(self.path(name)), entry)
-        copy = os.path.join(os.fsencode(self.record_to), os.fsencode(name), entry)
-        if not os.path.lexists(copy):
-            if os.path.islink(source):
-                os.makedirs(os.path.dirname(copy), exist_ok=True)
-                os.symlink(os.readlink(source), copy)
-            else:
-                os.makedirs(copy)
+    def keep_entries(self, copy, name, entries):
+        """Listed names: links stay links, all else becomes an empty folder."""
+        for entry in entries:
+            source = os.path.join(os.fsencode(self.path(name)), entry)
+            target = os.path.join(copy, entry)
+            if not os.path.lexists(target) and os.path.islink(source):
+                os.makedirs(copy, exist_ok=True)
+                os.symlink(os.readlink(source), target)
+            elif not os.path.lexists(target):
+                os.makedirs(target)
 
     def close(self):
         while self.held:
@@ -1297,8 +1305,8 @@ def host_identity(tree, configured):
     if not identity['hostname']:
         identity['hostname'] = host_name(tree)
     if not identity['ipv4'] or not identity['ipv6']:
-        interface, routes = default_route(tree)
-        identity['ipv4'] = identity['ipv4'] or ipv4_address(tree, routes)
+        interface, networks = default_route(tree)
+        identity['ipv4'] = identity['ipv4'] or ipv4_address(tree, interface, networks)
         identity['ipv6'] = identity['ipv6'] or ipv6_address(tree, interface)
     return identity
 
@@ -1308,15 +1316,18 @@ def host_name(tree):
     names = ['etc/hostname'] * tree.foreign + ['proc/sys/kernel/hostname']
     for name in names:
         try:
-            return tree.read(name).decode('utf-8', 'replace').strip().replace('\0', '')
+            lines = tree.read(name).decode('utf-8', 'replace').replace('\0', '').split('\n')
         except Absent:
-            pass
+            continue
+        for line in lines:
+            if line.strip() and not line.startswith('#'):       # hostname(5): comments are allowed
+                return line.strip()
     return ''
 
 
 def default_route(tree):
-    """(interface, [(network, mask)]) of the default route with the lowest metric; (None, [])
-    without one.
+    """(interface, [(network, mask)]) of the default route with the lowest metric, the network of
+    its gateway first; (None, []) without one.
 
     proc/net/route: `eth0 00000000 0102A8C0 0003 0 0 100 00000000 0 0 0`, addresses as the machine
     keeps them.
@@ -1329,36 +1340,54 @@ def default_route(tree):
     for line in lines:
         words = line.split()
         try:
-            destination, flags, mask = (int(words[i], 16) for i in (1, 3, 7))
+            destination, gateway, flags, mask = (int(words[i], 16) for i in (1, 2, 3, 7))
             metric = int(words[6])
         except (ValueError, IndexError):
             continue
-        if not flags & 1:
+        if not flags & 1 or flags & 0x200:      # not up, or there to reject
             continue
         if not destination and not mask:
-            best = min(best, (metric, words[0])) if best else (metric, words[0])
+            best = min(best or (metric, words[0], gateway), (metric, words[0], gateway))
         elif not flags & 2:  # no gateway: the interface is in that network itself
             routes.append((words[0], destination, mask))
-    interface = best and best[1]
-    return interface, [(d, m) for name, d, m in routes if name == interface]
+    if not best:
+        return None, []
+    metric, interface, gateway = best
+    networks = [(network, mask) for name, network, mask in routes if name == interface]
+    return interface, sorted(networks, key=lambda n: gateway & n[1] != n[0])
 
 
-def ipv4_address(tree, routes):
-    """The first local address of proc/net/fib_trie that lies in one of the networks, or ''."""
+def ipv4_address(tree, interface, networks):
+    """The first local address that lies in one of the networks, in their order; or the only one
+    there is, for a cloud's default route may lead to a gateway in no network of ours; or ''."""
+    addresses = local_addresses(tree) if interface else []
+    for network, mask in networks:
+        for word, value in addresses:
+            if value & mask == network:
+                return word
+    return addresses[0][0] if len(addresses) == 1 else ''
+
+
+def local_addresses(tree):
+    """[(text, int as the machine keeps it)] of proc/net/fib_trie, each once, loopback left out.
+
+    `           |-- 10.0.2.15` and below it `              /32 host LOCAL`
+    """
     try:
         lines = tree.read('proc/net/fib_trie').split(b'\n')
     except Absent:
-        return ''
-    for i, line in enumerate(lines[:-1]):
+        return []
+    found = {}
+    for line, below in zip(lines, lines[1:]):
         words = line.split()
-        if words[:1] == [b'|--'] and lines[i + 1].split() == [b'/32', b'host', b'LOCAL']:
+        if words[:1] == [b'|--'] and below.split() == [b'/32', b'host', b'LOCAL']:
             try:
-                value = struct.unpack('=I', _socket.inet_aton(words[1].decode()))[0]
-            except (OSError, ValueError):
+                value = _socket.inet_aton(words[1].decode())
+            except (OSError, ValueError, IndexError):
                 continue
-            if any(value & mask == network for network, mask in routes):
-                return words[1].decode()
-    return ''
+            if value[0] != 127:
+                found[words[1].decode()] = struct.unpack('=I', value)[0]
+    return list(found.items())
 
 
 def ipv6_address(tree, interface):
@@ -1399,6 +1428,7 @@ def narrow_counters(tree):
 
 U64 = 1 << 64
 NEVER = None, None              # a line, and what came of it
+GARBAGE = ()                    # what comes of a line that no use can be made of
 MOST_KNOWN = 100000             # names that are remembered: devices may come and go for years
 
 
@@ -1531,7 +1561,8 @@ def cpu(tree, options, memory):
         first_number(data, b'\nprocs_running '),
         first_number(data, b'\nprocs_blocked '), first_number(data, b'\nintr ')]
     if options.per_core:
-        for line in whole_lines(tree, data[:data.find(b'\n', data.rfind(b'\ncpu') + 1) + 1]):
+        end = data.find(b'\n', data.rfind(b'\ncpu') + 1) + 1      # 0 when that line is torn
+        for line in whole_lines(tree, data[:end or None]):
             name = line.split(b' ', 1)[0]
             if name[:3] == b'cpu' and name[3:].isdigit():
                 yield from state_row(tree, CPU_CORE, (name.decode(),), line)
@@ -1540,10 +1571,10 @@ def cpu(tree, options, memory):
 def state_row(tree, table, labels, line):
     """The row of one `cpu` line; none when it is garbage."""
     try:
-        row = counters(line.split()[1:])
+        row = counters(line.split()[1:len(table.raw) + 1])
         if len(row) < 4:
             raise ValueError
-        yield table, labels, row[:len(table.raw)]
+        yield table, labels, row
     except ValueError:
         tree.bad_line()
 
@@ -1650,36 +1681,43 @@ def disk(tree, options, memory):
 
 
 def disk_rows(tree, options, memory):
-    """(table, labels, row) of each device that is kept."""
-    seen = memory.setdefault('lines', {})
-    for head, line in disk_lines(tree):
+    """(table, labels, row) of each device that is kept; ValueError when no line is sound."""
+    lines = list(disk_lines(tree))
+    heads = [head for head, line in lines]
+    if memory.get('heads') != heads:            # what a partition is depends on the other names
+        memory.update(heads=heads, lines={}, devices={})
+    seen, sound = memory['lines'], not lines
+    for head, line in lines:
         last, known = seen.get(head, NEVER)
         if last != line:                        # an idle device has the line that it had
-            known = seen[head] = disk_row(tree, options, memory, head, line)
+            known = disk_row(tree, options, memory, head, line)
             seen[head] = line, known
-            if len(seen) > MOST_KNOWN:
-                seen.clear()
+        sound = sound or known is not GARBAGE
         if known:
             yield known
+    if not sound:
+        raise ValueError('proc/diskstats')
 
 
 def disk_row(tree, options, memory, head, line):
-    """(table, labels, row) of one line of a device that is kept; None for others, and for
-    garbage."""
+    """(table, labels, row) of one line of a device that is kept; None for others; or GARBAGE."""
     try:
         number, name = disk_number(head)
-        row = counters(line.split())
+        words = line.split()[:17]
+        if words[8:] and words[8].startswith(b'-'):
+            words[8] = b'4294967295'
+        row = counters(words)
         if len(row) != 4 and len(row) < 11:
             raise ValueError
     except ValueError:
         tree.bad_line()
-        return None
+        return GARBAGE
     labels = disk_labels(tree, options, memory, name, number, len(row) == 4)
     if len(row) == 4:
         return labels and (OLD_PARTITION, labels, [number] + row)
     if row[8] >= 1 << 31:  # some drivers count below zero; that number is unknown
         row[8] = ABSENT
-    return labels and (DISK, labels, [number] + row[:17])
+    return labels and (DISK, labels, [number] + row)
 
 
 def disk_lines(tree):
@@ -1711,15 +1749,13 @@ def disk_labels(tree, options, memory, name, number, old):
     Whole disks are those in sys/block (there `/` is `!`); without it a name is a partition when
     another name plus digits (plus p and digits, after a digit) makes it, or it has 7 columns.
     """
-    known = memory.setdefault('devices', {})
+    known = memory['devices']
     if (name, number) not in known:
         keep = memory.setdefault('matcher', matcher(options.devices))
         text = name.decode('utf-8', 'replace')
         labels = (text,) if keep(text) or text in options.devices else None
         if labels and not options.partitions and text not in options.devices:
             labels = None if is_partition(name, old, tree) else labels
-        if len(known) > MOST_KNOWN:
-            known.clear()
         known[name, number] = labels
     return known[name, number]
 
@@ -1774,8 +1810,9 @@ def network(tree, options, memory):
 
     Old kernels put no blank behind the colon; the name of an alias has colons itself.
     """
-    seen = memory.setdefault('lines', {})
-    for line in whole_lines(tree, tree.read('proc/net/dev'))[2:]:
+    seen, lines = memory.setdefault('lines', {}), whole_lines(tree, tree.read('proc/net/dev'))
+    sound = len(lines) == 2 and b'|' in lines[1]        # a heading, and no interface
+    for line in lines[2:]:
         name, colon, rest = line.rpartition(b':')
         last, known = seen.get(name, NEVER)
         if last != rest:                        # an idle interface has the line that it had
@@ -1783,12 +1820,15 @@ def network(tree, options, memory):
             seen[name] = rest, known
             if len(seen) > MOST_KNOWN:
                 seen.clear()
+        sound = sound or known is not GARBAGE
         if known:
             yield known
+    if not sound:
+        raise ValueError('proc/net/dev')
 
 
 def interface_row(tree, options, memory, name, rest):
-    """(table, labels, row) of an interface that is kept; None for others, and for garbage."""
+    """(table, labels, row) of an interface that is kept; None for others; or GARBAGE."""
     known = memory.setdefault('interfaces', {})
     if name not in known:
         keep = memory.setdefault('matcher', matcher(options.interfaces))
@@ -1799,13 +1839,13 @@ def interface_row(tree, options, memory, name, rest):
     if known[name] is None and name:
         return None
     try:
-        row = counters(rest.split())
+        row = counters(rest.split()[:16])
         if len(row) < 16 or not known[name]:
             raise ValueError
     except ValueError:
         tree.bad_line()
-        return None
-    return NETWORK, known[name], row[:16]
+        return GARBAGE
+    return NETWORK, known[name], row
 
 
 # -- memory: proc/meminfo ---------------------------------------------------------------------
@@ -1878,7 +1918,7 @@ MEMORY_INPUTS = ('memtotal', 'memavailable', 'memfree', 'buffers', 'cached', 'sr
 def meminfo_table(tree, columns):
     """The table of these lines; a line whose name is no name is hidden."""
     plain = b'abcdefghijklmnopqrstuvwxyz0123456789_()'
-    out, seen = [], set()
+    out, seen = [], set(m.name for m in MEMORY.columns)
     for name, words in columns:
         low = name.lower()
         shown = low.replace(b'(', b'_').replace(b')', b'').decode('ascii', 'replace')
@@ -1891,13 +1931,16 @@ def meminfo_table(tree, columns):
 
 
 def memory_used(known):
-    """[used bytes, used percent], or None when a part is not known."""
+    """[used bytes, used percent], or None when a part is not known. As procps 4 and 3.3 have it:
+    what comes out below zero is total less free instead."""
     try:
         if 'memavailable' in known:
             used = known['memtotal'] - known['memavailable']
         else:
             used = (known['memtotal'] - known['memfree'] - known['buffers'] - known['cached']
                     - known.get('sreclaimable', 0))     # counted apart since 2.6.19
+        if used < 0:
+            used = known['memtotal'] - known['memfree']
     except KeyError:
         return None
     if used < 0 or not known['memtotal']:
@@ -1937,13 +1980,14 @@ def cpuinfo(tree, options, memory):
     """proc/cpuinfo: `cpu MHz\\t\\t: 2899.998`, `cache size\\t: 36608 KB`; not on every
     architecture"""
     data = b'\n' + tree.read('proc/cpuinfo')
-    parts = [part for part in data.split(b'\ncpu MHz')[1:] if b'\n' in part]
-    words = [part[:part.find(b'\n')].partition(b':')[2].strip() for part in parts]
+    data = data[:data.rfind(b'\n')]             # what stands behind the last line end was torn off
+    words = [part.split(b'\n', 1)[0].partition(b':')[2].strip()
+             for part in data.split(b'\ncpu MHz')[1:]]
     speeds = [float(word) for word in words if is_decimal(word)]
     if speeds:
         yield CPU_SPEED, (), [sum(speeds) / len(speeds)]
     for part in data.split(b'\ncache size')[1:]:
-        words = part[:part.find(b'\n')].partition(b':')[2].split()
+        words = part.split(b'\n', 1)[0].partition(b':')[2].split()
         if len(words) == 2 and words[0].isdigit() and len(words[0]) <= 20 and words[1] == b'KB':
             yield CPU_CACHE, (), [int(words[0])]
             break
@@ -2082,7 +2126,7 @@ class Plan:
         for c, kind in self.counters:
             for i in range(c, len(growth), self.width):
                 if growth[i] < 0:
-                    if (narrow or kind == COUNTER32) and WRAP // 2 <= before[i] < WRAP:
+                    if (narrow or kind == COUNTER32) and went_round(before[i], growth[i]):
                         growth[i] += WRAP
                     else:
                         growth[i] = 0 if kind == SHARE else ABSENT
@@ -2114,6 +2158,12 @@ class Plan:
         under = [growth[c::wide] for c in over]
         return [sum(g) * scale / sum(u) if sum(u) else ABSENT
                 for g, u in zip(zip(*grown), zip(*under))]
+
+
+def went_round(before, growth):
+    """Whether a 32-bit column that fell has wrapped: it fell from above 2^31, and by more than a
+    little, as idle time may. No tick is so long that a counter grows by nearly all of 2^32."""
+    return WRAP // 2 < before < WRAP and -growth > WRAP // 4
 
 
 def picker(indexes, size):
@@ -2173,8 +2223,9 @@ class Rates:
                 last[self.keys[start + i]] = now[i * plan.width:(i + 1) * plan.width]
         seen, self.kept, kept_keys = set(), [], []
         for one, key in zip(found, keys):
-            if key[:2] not in seen:
-                seen.add(key[:2])
+            name = key[0].family, key[0].first, key[1]
+            if name not in seen:
+                seen.add(name)
                 self.kept.append(one)
                 kept_keys.append(key)
         self.lay_out(kept_keys)
@@ -2228,11 +2279,11 @@ class Parts:
         self.said, self.patient = said, patient
         self.memory = {} if memory is None else memory
         self.parts = [[part, Rates(keep), 0, 0.0, False] for part in parts]
-        self.errors, self.large = 0, False
+        self.errors, self.large, self.could_read = 0, False, False
 
     def read(self, now, narrow=False, iteration=0):
         """[(series, values)] of the parts that could be read. now: monotonic seconds."""
-        out, tree = [], self.tree
+        out, tree, self.could_read = [], self.tree, False
         for state in self.parts:
             part, rates, failures, not_before, said = state
             if failures and self.patient and now < not_before:
@@ -2248,11 +2299,11 @@ class Parts:
                     self.said('warning', '%s: %s' % (self.name, error if isinstance(error, Absent)
                                                      else 'no use can be made of %s' % error))
                 continue
-            self.errors += tree.bad_lines - bad
+            self.errors, self.could_read = self.errors + tree.bad_lines - bad, True
             if failures and self.patient:
                 self.said('info', '%s: %s can be read again' % (self.name, part.__name__))
                 state[2:5] = 0, 0.0, not self.patient
-            if found:
+            if found or rates.keys:
                 out.append(rates.feed(found, tree.when, narrow))
                 self.large |= rates.large
         return out
@@ -3434,7 +3485,7 @@ class Schedule:
 
 FEW_TICKS = 5                   # a run this short does not pay for shedding the compiler
 LAST_WORDS = 5.0                # seconds that SIGTERM and SIGINT leave for delivery
-IDENTITY_EVERY = 60000          # ms between looks at who this host is: an address may come late
+IDENTITY_EVERY = 60.0           # seconds between looks at who this host is: addresses come late
 
 
 # -- user-written modules and emitters --------------------------------------------------------
@@ -3630,13 +3681,10 @@ class Running:
         self.duration, self.last_ms = 0.0, 0
 
     def due_in_replay(self, point):
-        """A module with an interval of its own is due on the first tick at or after each
-        multiple."""
+        """A module with an interval of its own is due on the first tick at or after each multiple,
+        and until a file of it was there to be read."""
         own = self.chosen.options.interval
-        due = not own or point // self.interval > self.last_ms // self.interval
-        if due:
-            self.last_ms = point
-        return due
+        return not own or point // self.interval > self.last_ms // self.interval
 
 
 class Agent:
@@ -3654,7 +3702,7 @@ class Agent:
         self.opener_stdout = StdoutLink()
         self.modules, self.senders, self.left = [], [], []
         self.layouts, self.identity, self.identity_at = {}, None, 0.0
-        self.iteration, self.narrow, self.schedule = 0, None, None
+        self.iteration, self.narrow, self.schedule, self.unrecorded = 0, None, None, None
         self.make_modules(self.settings, self.modules)
         self.make_senders(self.settings, self.senders)
 
@@ -3735,9 +3783,11 @@ class Agent:
 
     # ticks
 
-    def who(self, now):
+    def who(self):
         """The identity, looked at once a minute; the same object while it stays the same."""
-        if self.identity is None or (not self.replay and now - self.identity_at >= IDENTITY_EVERY):
+        now = self.tree.monotonic()
+        if (self.identity is None or now - self.identity_at >= IDENTITY_EVERY
+                or not self.identity['hostname']):
             top = self.settings.top
             found = host_identity(self.tree, {key: getattr(top, key) for key in IDENTITY_KEYS})
             if found != self.identity:
@@ -3772,8 +3822,8 @@ class Agent:
             else:
                 found += running.source.read(now, self.narrow)
             running.duration, began = tree.monotonic() - began, tree.monotonic()
-        if self.replay and not tree.fresh:
-            return None  # a snapshot that has no file of theirs: nothing was due
+            if self.replay and running.source.could_read and point is not None:
+                running.last_ms = point
         tree.fresh.clear()
         return found
 
@@ -3790,7 +3840,7 @@ class Agent:
         exact = None
         if any([r.source.large for r in self.modules]):
             exact = {i: v for i, v in enumerate(values) if type(v) is int and abs(v) > EXACT}
-        frame = Frame(point, self.iteration, self.who(self.clock.monotonic()), self.layout(found),
+        frame = Frame(point, self.iteration, self.who(), self.layout(found),
                       array('d', values), exact)
         self.spool.accept(frame)
         return True
@@ -3844,21 +3894,30 @@ class Agent:
 
     def record_into(self, folder, started):
         """Where this tick's readings are copied to: a folder named by wall time at start plus
-        elapsed."""
-        if folder:
+        elapsed. A recording that broke ends there, said once; the ticks go on."""
+        trees = [self.tree] + [r.source.tree for r in self.modules if r.worker and r.chosen.kind]
+        broken = [tree.unrecorded for tree in trees if tree.unrecorded]
+        if not folder or self.unrecorded:
+            return
+        if not broken:
             name = '%.3f' % (started[0] / 1000.0 + (self.clock.monotonic() - started[1]) / 1000.0)
-            self.tree.record_to = os.path.join(folder, name)
-            os.makedirs(self.tree.record_to, exist_ok=True)
-            for running in self.modules:
-                if running.worker and running.chosen.kind:
-                    running.source.tree.record_to = self.tree.record_to
+            path = os.path.join(folder, name)
+            try:
+                os.makedirs(path, exist_ok=True)
+            except OSError as error:
+                broken = [error]
+        for tree in trees:
+            tree.record_to = None if broken else path
+        if broken:
+            self.unrecorded = '--record: %s: %s' % (folder, broken[0].strerror)
+            self.log('error', '%s; nothing more is recorded' % self.unrecorded)
 
     def run(self, ticks=None, record=None):
         """Runs until so many ticks, a signal, or no emitter is left; gives the exit code."""
         started = self.clock.wall(), self.clock.monotonic()
         self.record_into(record, started)
-        self.who(started[1])
         self.read(None)
+        self.who()
         self.listen()
         self.start_senders()
         intervals = [r.interval for r in self.modules]
@@ -3965,7 +4024,7 @@ class Agent:
 
     def report(self):
         """0 when everything was delivered; else a line per emitter that failed, and 1."""
-        code = 0
+        code = 1 if self.unrecorded else 0
         for chosen, sender in self.senders:
             cursor, failure = sender.cursor, sender.failure
             count = cursor.count
@@ -3981,7 +4040,7 @@ class Agent:
         """Runs the pipeline over a recording, as fast as the emitters take it; gives the exit
         code."""
         shots = snapshots(folder)
-        interval = self.global_interval(self.settings)
+        intervals = sorted(r.interval for r in self.modules)
         self.listen()
         self.start_senders()
         for i, (ms, path) in enumerate(shots):
@@ -3989,11 +4048,12 @@ class Agent:
                                     'sys': os.path.join(path, 'sys')})
             self.tree.now = (ms - shots[0][0]) / 1000.0
             if i == 0:
-                self.who(0)
                 self.read(None)
+                self.who()
+                for running in self.modules:    # like the first tick of a schedule
+                    running.last_ms = ms + intervals[0] // 2 - 1
                 continue
-            grid = (ms + interval // 2) // interval * interval
-            if self.tick(grid if abs(ms - grid) * 10 <= interval else ms) and ticks is not None:
+            if self.tick(near_grid(ms, intervals)) and ticks is not None:
                 ticks -= 1
             if ticks == 0 or self.stopping or self.all_ended() or not self.room():
                 break
@@ -4010,6 +4070,15 @@ class Agent:
             if self.clock.monotonic() - since > stuck * 1000:
                 return False
         return True
+
+
+def near_grid(ms, intervals):
+    """The multiple of an interval, the shortest first, that is within a tenth of it; else ms."""
+    for interval in intervals:
+        grid = (ms + interval // 2) // interval * interval
+        if abs(ms - grid) * 10 <= interval:
+            return grid
+    return ms
 
 
 def complain(message):

@@ -12,8 +12,6 @@ import re
 from fractions import Fraction
 
 IDENTITY = ('datacenter', 'region', 'zone', 'cluster', 'hostname', 'ipv4', 'ipv6')
-FILES = ('proc/stat', 'proc/loadavg', 'proc/diskstats', 'proc/net/dev', 'proc/meminfo', 'proc/cpuinfo', 'proc/uptime',
-         'proc/sys/fs/file-nr')
 STATES = ('user', 'nice', 'system', 'idle', 'iowait', 'irq', 'softirq', 'steal', 'guest', 'guest_nice')
 EVENTS = {'ctxt': 'ctxt_per_sec', 'processes': 'procs_forked_per_sec', 'intr': 'intr_per_sec'}
 DISK = ('reads', 'reads_merged', 'read_sectors', 'read_time', 'writes', 'writes_merged', 'write_sectors', 'write_time',
@@ -140,7 +138,7 @@ def growth_of(old, new, narrow):
     grown = {name: new[name] - old[name] for name in new if name in old}
     for name in grown:
         may_wrap = narrow or name.endswith('_time')                 # the ms columns of diskstats end so, no others
-        if grown[name] < 0 and may_wrap and 1 << 31 <= old[name] < 1 << 32:
+        if may_wrap and 1 << 31 < old[name] < 1 << 32 and old[name] - new[name] > 1 << 30:
             grown[name] += 1 << 32
     fallen = [name for name in grown if grown[name] < 0]
     return None if 2 * len(fallen) > len(grown) else grown
@@ -338,12 +336,13 @@ def timestamp(when, interval):
 
 
 def payloads(folder, interval=1.0, per_core=False, interfaces=None, devices=None, partitions=False):
-    """One payload per snapshot after the first, which primes; none where not one file was recorded."""
+    """One payload per snapshot after the first, which primes, also where not one file was recorded."""
     names = sorted((name for name in os.listdir(folder) if re.match(r'[0-9]+(\.[0-9]+)?\Z', name)), key=Fraction)
     snaps, found = [Snapshot(folder, name) for name in names], []
     replay, who = Replay(per_core, interfaces, devices, partitions), identity_of(snaps[0])
     for snap in snaps:
+        who = who if who['hostname'] else identity_of(snap)
         points = replay.tick(snap)
-        if snap is not snaps[0] and any(snap.place(path) for path in FILES):
+        if snap is not snaps[0]:
             found.append(dict(who, timestamp=timestamp(snap.when, Fraction(str(interval))), points=points))
     return found

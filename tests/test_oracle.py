@@ -165,7 +165,8 @@ def test_odd_names_by_hand():
 
 def test_missing_by_hand():
     found = payloads(os.path.join(HOSTS, 'missing'))
-    assert [p['timestamp'] - 1700000000 for p in found] == [1, 2, 3, 5, 6, 7]    # nothing at all was read at 4
+    assert [p['timestamp'] - 1700000000 for p in found] == [1, 2, 3, 4, 5, 6, 7]
+    assert found.pop(3)['points'] == {}         # nothing at all was read at 4
     points = [{k: v for k, (v, unit) in p['points'].items()} for p in found]
     # cpu  142411 181261 16409 61116 121187 46480 48357 54554 91343 96853, and 17036641 context switches
     # cpu  142477 181267 16429 61214 121199 46480 48360 54558 91346 96856, and 17041294, two seconds later

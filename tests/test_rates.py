@@ -70,8 +70,11 @@ def test_rows_may_change_places():
 
 @pytest.mark.parametrize('old, new, narrow, rate', [
     (4294967290, 4, False, 10),                 # a 32-bit column wraps on every kernel
-    (2147483648, 4, False, 2147483652),         # from 2^31 upwards
-    (2147483647, 4, False, None),               # below, it was a reset
+    (2147483649, 4, False, 2147483651),         # from above 2^31
+    (2147483648, 4, False, None),               # below, it was a reset
+    (3221225473, 2147483648, False, 3221225471),
+    (3221225473, 2147483649, False, None),
+    (4294967290, 4294967289, False, None),      # by a little: no tick is long enough for all of 2^32
     (4294967296, 4, False, None),               # it never had 32 bits
 ])
 def test_a_32_bit_column_wraps_when_it_falls_from_above_two_to_the_31(old, new, narrow, rate):
