@@ -45,6 +45,11 @@ Refused on purpose: a plug-in manager, aggregation, alerting, a query language, 
 script, compression of old data, any dependency.
 """
 
+import sys
+
+if __name__ == '__main__' and not (sys.flags.isolated or getattr(sys.flags, 'safe_path', False)):
+    del sys.path[0]             # the folder of the script: a struct.py in /tmp would be run
+
 import _signal
 import _socket
 import _thread
@@ -53,7 +58,6 @@ import marshal
 import os
 import select
 import struct
-import sys
 import time
 from array import array
 from fcntl import F_DUPFD, fcntl, ioctl
@@ -148,12 +152,16 @@ class Series:
 
 
 class Layout:
-    """Which series a frame holds, in order. The same object for as long as they stay the same."""
+    """Which series a frame holds, in order. The same object for as long as they stay the same.
+
+    bytes: what it costs to keep one that is not in use any more: the series that the one before,
+    `previous`, did not have; the others are there anyway.
+    """
     __slots__ = ('series', 'bytes')
 
-    def __init__(self, series):
-        self.series = series
-        self.bytes = 250 * len(series)
+    def __init__(self, series, previous=None):
+        fresh = len(set(map(id, series)) - set(map(id, previous.series))) if previous else 0
+        self.series, self.bytes = series, 240 + 8 * len(series) + 250 * fresh
 
 
 class Frame:
@@ -279,6 +287,22 @@ class Random:
 def printable(text):
     """The text in printable ASCII, on one line; all else as Python writes it, such as \\x1b."""
     return ''.join([c if ' ' <= c < '\x7f' else c.encode('unicode_escape').decode() for c in text])
+
+
+def trouble(error):
+    """`TypeError: bad operand (statbadger.py:812 in feed, ...)`: an exception and where it came
+    from."""
+    places, tb = [], error.__traceback__
+    while tb is not None:
+        code = tb.tb_frame.f_code
+        places.append('%s:%d in %s' % (os.path.basename(code.co_filename), tb.tb_lineno,
+                                       code.co_name))
+        tb = tb.tb_next
+    try:
+        what = str(error)
+    except BaseException:                       # a user's exception may do anything
+        what = 'it cannot say what is wrong'
+    return '%s: %s (%s)' % (type(error).__name__, what, ', '.join(reversed(places[-3:])))
 
 
 class ConfigError(Exception):
@@ -1160,9 +1184,9 @@ class Tree:
             return os.path.join(self.roots[top], rest)
         return os.path.join(self.roots[''], name)
 
-    def read(self, name):
+    def read(self, name, seldom=False):
         """All bytes of a file, to its end; raises Absent when there is none, it is empty or
-        unreadable.
+        unreadable. seldom: no descriptor is kept for it.
 
         seq_file hands out whole lines, some 4 kB a read, whatever the buffer: one read of
         /proc/net/dev with 200 interfaces gives a part that looks whole. So: until nothing comes.
@@ -1172,11 +1196,12 @@ class Tree:
             return data
         if self.foreign and name.startswith('proc/net/'):
             try:
-                return self.read('proc/1/net/' + name[9:])  # proc/net is a link to the reader's own
+                # proc/net is a link to the reader's own
+                return self.read('proc/1/net/' + name[9:], seldom)
             except Absent:
                 pass
         try:
-            data = self.contents(name)
+            data = self.contents(name, seldom)
         except OSError as error:
             raise Absent('%s: %s' % (self.path(name), error.strerror or error))
         self.when = self.monotonic()
@@ -1187,7 +1212,7 @@ class Tree:
         self.fresh[name] = self.when, data
         return data
 
-    def contents(self, name):
+    def contents(self, name, seldom):
         if name in self.held:
             try:
                 return read_to_end(self.held[name])
@@ -1196,7 +1221,7 @@ class Tree:
         fd = os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             data = read_to_end(fd)
-            if self.hold and len(self.held) < HELD_AT_MOST:
+            if self.hold and not seldom and len(self.held) < HELD_AT_MOST:
                 self.held[name], fd = fd, None
             return data
         finally:
@@ -1316,7 +1341,7 @@ def host_name(tree):
     names = ['etc/hostname'] * tree.foreign + ['proc/sys/kernel/hostname']
     for name in names:
         try:
-            lines = tree.read(name).decode('utf-8', 'replace').replace('\0', '').split('\n')
+            lines = tree.read(name, True).decode('utf-8', 'replace').replace('\0', '').split('\n')
         except Absent:
             continue
         for line in lines:
@@ -1334,7 +1359,7 @@ def default_route(tree):
     """
     best, routes = None, []
     try:
-        lines = tree.read('proc/net/route').split(b'\n')[1:]
+        lines = tree.read('proc/net/route', True).split(b'\n')[1:]
     except Absent:
         return None, []
     for line in lines:
@@ -1374,7 +1399,7 @@ def local_addresses(tree):
     `           |-- 10.0.2.15` and below it `              /32 host LOCAL`
     """
     try:
-        lines = tree.read('proc/net/fib_trie').split(b'\n')
+        lines = tree.read('proc/net/fib_trie', True).split(b'\n')
     except Absent:
         return []
     found = {}
@@ -1396,7 +1421,7 @@ def ipv6_address(tree, interface):
     `20010db8000000000000000000000001 02 40 00 80 eth0`: address, index, prefix, scope, flags, name.
     """
     try:
-        lines = tree.read('proc/net/if_inet6').split(b'\n')
+        lines = tree.read('proc/net/if_inet6', True).split(b'\n')
     except Absent:
         return ''
     for line in lines:
@@ -2271,12 +2296,14 @@ class Parts:
 
     A part that fails sits out: the next tick, then twice as long each time, up to a minute; .errors
     counts, and `said` hears of it once until it works again. read() gives (series, values) pairs.
+    alone: the tree is its own, and nobody else clears what was read in a tick; close() closes it.
     """
     LONGEST = 60.0
 
-    def __init__(self, name, parts, options, tree, said, memory=None, keep=None, patient=True):
+    def __init__(self, name, parts, options, tree, said, memory=None, keep=None, patient=True,
+                 alone=False):
         self.name, self.options, self.tree = name, options, tree
-        self.said, self.patient = said, patient
+        self.said, self.patient, self.alone = said, patient, alone
         self.memory = {} if memory is None else memory
         self.parts = [[part, Rates(keep), 0, 0.0, False] for part in parts]
         self.errors, self.large, self.could_read = 0, False, False
@@ -2284,6 +2311,8 @@ class Parts:
     def read(self, now, narrow=False, iteration=0):
         """[(series, values)] of the parts that could be read. now: monotonic seconds."""
         out, tree, self.could_read = [], self.tree, False
+        if self.alone:
+            tree.fresh.clear()
         for state in self.parts:
             part, rates, failures, not_before, said = state
             if failures and self.patient and now < not_before:
@@ -2292,12 +2321,11 @@ class Parts:
             try:
                 tree.when = now
                 found = list(part(tree, self.options, self.memory))
-            except (Absent, ValueError, IndexError, KeyError, OverflowError) as error:
+            except Exception as error:          # also ours: the other parts and ticks go on
                 state[2:5] = failures + 1, now + min(self.LONGEST, 2.0 ** failures) - 0.5, True
                 self.errors += 1
                 if not said and (self.patient or not rates.keys):
-                    self.said('warning', '%s: %s' % (self.name, error if isinstance(error, Absent)
-                                                     else 'no use can be made of %s' % error))
+                    self.said('warning', '%s: %s' % (self.name, self.trouble_of(error)))
                 continue
             self.errors, self.could_read = self.errors + tree.bad_lines - bad, True
             if failures and self.patient:
@@ -2307,6 +2335,19 @@ class Parts:
                 out.append(rates.feed(found, tree.when, narrow))
                 self.large |= rates.large
         return out
+
+    @staticmethod
+    def trouble_of(error):
+        """What is said of a part that failed."""
+        if isinstance(error, Absent):
+            return str(error)
+        if isinstance(error, (ValueError, IndexError, KeyError, OverflowError)):
+            return 'no use can be made of %s' % error
+        return trouble(error)
+
+    def close(self):
+        if self.alone:
+            self.tree.close()
 
 
 # == 6 ENCODING: byte-level primitives that know no point =======================================
@@ -2572,20 +2613,23 @@ def stdout_link(options):
          stdout_link)
 def stdout(options):
     """The payload, as user-written emitters receive it, one line per tick."""
-    payload = PayloadJson(unwanted(options.blacklist))
+    return print_each(PayloadJson(unwanted(options.blacklist)))
+
+
+def print_each(payload):
+    """The dialogue of both: a message per tick."""
     while True:
         frames = yield Next()
-        yield Send(''.join(map(payload.text, frames)).encode())
+        for i, frame in enumerate(frames):
+            yield Send(payload.text(frame).encode())
+            yield Done(i + 1)
 
 
 @emitter('stdout_pretty',
          'The payload on standard output, for people: still JSON, a point per line',
          [], 'sent', stdout_link)
 def stdout_pretty(options):
-    payload = PayloadJson(unwanted(options.blacklist), pretty=True)
-    while True:
-        frames = yield Next()
-        yield Send(''.join(map(payload.text, frames)).encode())
+    return print_each(PayloadJson(unwanted(options.blacklist), pretty=True))
 
 
 # -- graphite: carbon (graphite.readthedocs.io, "Feeding In Your Data") ------------------------
@@ -2611,43 +2655,44 @@ def graphite_link(options):
     Option('tagged', boolean, False, 'Tags instead of a path: net.rx_bytes;host=n1;interface=eth0'),
 ], 'sent', graphite_link)
 def graphite(options):
-    """Carbon answers nothing, so a tick counts as sent when the peer's kernel has it."""
+    """Carbon answers nothing, so a tick counts as sent when the peer's kernel has it. Ticks go one
+    by one: a backlog is not held in memory twice, and one that breaks off has got somewhere."""
     lines = graphite_lines(options)
-    if options.transport == 'udp':
-        yield from graphite_udp(lines)
+    cut = {('tcp', 'pickle'): graphite_pickles, ('tcp', 'plaintext'): graphite_plain,
+           ('udp', 'plaintext'): graphite_datagrams}[options.transport, options.protocol]
     while True:
         frames = yield Next()
-        if options.protocol == 'pickle':
-            for frame in frames:
-                for data in graphite_pickles(lines.text(frame), frame.time_ms):
-                    yield Send(data)
-        else:
-            yield Send(''.join([lines.text(f).replace(TIME, time_text(f.time_ms))
-                                for f in frames]).encode())
-
-
-def graphite_udp(lines):
-    """The dialogue over UDP: a line that fits no frame is refused here, for it would be lost on the
-    way."""
-    while True:
-        for frame in (yield Next()):
-            texts, long = datagrams(lines.text(frame).replace(TIME, time_text(frame.time_ms)),
-                                    DATAGRAM)
-            for text in texts:
-                yield Send(text.encode())
+        for i, frame in enumerate(frames):
+            messages, long = cut(lines.text(frame), frame.time_ms)
+            for data in messages:
+                yield Send(data)
             if long:
                 yield Reject(frame, 'longer than %d bytes' % DATAGRAM, long)
+            yield Done(i + 1)
+
+
+def graphite_plain(text, time_ms):
+    """([bytes of whole lines], 0)"""
+    return [text.replace(TIME, time_text(time_ms)).encode()], 0
+
+
+def graphite_datagrams(text, time_ms):
+    """([bytes of whole lines that fit a frame], how many lines fit none: refused here, for they
+    would be lost on the way)"""
+    texts, long = datagrams(text.replace(TIME, time_text(time_ms)), DATAGRAM)
+    return [text.encode() for text in texts], long
 
 
 def graphite_pickles(text, time_ms):
-    """Carbon's pickle frames: a 4-byte length, then [(path, (time, value)), ...], 500 points
-    each."""
+    """([a 4-byte length and the pickle of [(path, (time, value)), ...], 500 points each], 0)"""
     stamp = time_ms // 1000 if time_ms % 1000 == 0 else time_ms / 1000.0
     points = [line.split(' ')[:2] for line in text.split('\n')[:-1]]
+    out = []
     for i in range(0, len(points), PICKLED_AT_ONCE):
         data = pickle_list([(path, stamp, float(value))
                             for path, value in points[i:i + PICKLED_AT_ONCE]])
-        yield struct.pack('>I', len(data)) + data
+        out.append(struct.pack('>I', len(data)) + data)
+    return out, 0
 
 
 # == 9 TRANSPORTS: sockets, pipes, the log; who performs the steps of a dialogue ================
@@ -2656,6 +2701,7 @@ TIOCOUTQ = 0x5411  # bytes that the peer's kernel has not acknowledged; elsewher
 FOUR_BYTES = b'\0\0\0\0'
 TCP_USER_TIMEOUT = 18  # ms that sent bytes may go unacknowledged before the connection breaks
 MOST_LINE = 65536
+FAREWELL = 0.5  # seconds for a peer to close after we have: some never do
 PIPE_BUF = 4096  # a pipe that poll() calls writable takes so many bytes without blocking
 
 
@@ -2677,16 +2723,17 @@ def wait_for(fd, event, deadline):
 
 
 class StreamLink:
-    """Owns one TCP connection, never blocking; close() gives it back."""
+    """Owns one TCP connection, never blocking; close() gives it back. sent: bytes handed to the
+    kernel so far; spoken: bytes that came in while nobody listened."""
 
     def __init__(self, addresses, timeout, deadline):
-        self.buffer, self.sock, self.fd = b'', None, -1
+        self.buffer, self.sock, self.fd, self.sent, self.spoken = b'', None, -1, 0, 0
         for i, (family, kind, protocol, _, address) in enumerate(addresses):
             try:  # each address gets its part of the time that is left
                 part = time.monotonic() + left(deadline) / (len(addresses) - i)
                 self.sock = _socket.socket(family, kind, protocol)
-                self.connect(address, timeout, part)
                 self.fd = self.sock.fileno()
+                self.connect(address, timeout, part)
                 return
             except OSError as error:
                 self.close()
@@ -2714,9 +2761,11 @@ class StreamLink:
         view = memoryview(data)
         while view:
             try:
-                view = view[self.sock.send(view):]
+                n = self.sock.send(view)
+                self.sent += n
+                view = view[n:]
             except BlockingIOError:
-                wait_for(self.sock.fileno(), select.POLLOUT, deadline)
+                wait_for(self.fd, select.POLLOUT, deadline)
 
     def receive(self):
         """What has arrived joins the buffer; raises when the peer has closed."""
@@ -2747,6 +2796,18 @@ class StreamLink:
         data, self.buffer = self.buffer, b''
         return data
 
+    def overhear(self):
+        """Reads what the peer says while nobody listens. False when it has closed in good order;
+        raises when it broke off, or does not stop talking."""
+        try:
+            data = self.sock.recv(MOST_LINE)
+        except BlockingIOError:
+            return True
+        self.spoken += len(data)
+        if self.spoken > MOST_LINE:
+            raise OSError(errno.EPROTO, 'the peer talks on and on, and nothing was asked')
+        return bool(data)
+
     def alive(self):
         """Raises when the peer has closed: what is sent now would be taken by nobody."""
         try:
@@ -2758,17 +2819,30 @@ class StreamLink:
     def settle(self, deadline):
         """Returns when the peer's kernel has acknowledged every byte and the connection stands."""
         delay = 0.0005
-        while self.waiting():
+        while self.acknowledged() < self.sent:
             self.alive()
             time.sleep(min(delay, left(deadline)))
             delay = min(delay * 2, 0.05)
+        self.alive()
 
-    def waiting(self):
-        """Whether bytes are on their way that the peer's kernel has not acknowledged."""
+    def farewell(self, deadline):
+        """Returns when the peer has closed too, which it does when it has read everything, or after
+        a moment; raises when it breaks off instead."""
+        self.sock.shutdown(_socket.SHUT_WR)
+        moment = min(deadline, time.monotonic() + FAREWELL)
         try:
-            return ioctl(self.fd, TIOCOUTQ, FOUR_BYTES) != FOUR_BYTES
+            while self.overhear():
+                wait_for(self.fd, select.POLLIN, moment)
+        except OSError as error:
+            if error.errno != errno.ETIMEDOUT:
+                raise
+
+    def acknowledged(self):
+        """How many of the bytes sent the peer's kernel has acknowledged."""
+        try:
+            return self.sent - struct.unpack('i', ioctl(self.fd, TIOCOUTQ, FOUR_BYTES))[0]
         except OSError:
-            return False                        # another number on this architecture
+            return self.sent                    # another number on this architecture
 
     def close(self):
         if self.sock is not None:
@@ -2777,14 +2851,20 @@ class StreamLink:
 
 
 class DatagramLink:
-    """Owns one connected UDP socket; each send is a datagram."""
+    """Owns one UDP socket, connected to the first address that there is a way to; each send is a
+    datagram."""
     fd = None                                   # nothing ever comes in here
 
     def __init__(self, addresses):
-        family, kind, protocol, _, address = addresses[0]
-        self.sock = _socket.socket(family, kind, protocol)
-        self.sock.setblocking(False)
-        self.sock.connect(address)
+        for family, kind, protocol, _, address in addresses:
+            try:
+                self.sock = _socket.socket(family, kind, protocol)
+                self.sock.setblocking(False)
+                self.sock.connect(address)
+                return
+            except OSError as error:
+                last = error
+        raise last
 
     def send(self, data, deadline):
         while True:
@@ -2794,10 +2874,10 @@ class DatagramLink:
             except BlockingIOError:
                 wait_for(self.sock.fileno(), select.POLLOUT, deadline)
 
-    def alive(self):
+    def settle(self, deadline):
         pass
 
-    def settle(self, deadline):
+    def farewell(self, deadline):
         pass
 
     def close(self):
@@ -2836,59 +2916,78 @@ class StdoutLink:
             wait_for(1, select.POLLOUT, deadline)
             self.rest = self.rest[os.write(1, self.rest[:PIPE_BUF]):]
 
-    def alive(self):
+    def settle(self, deadline):
         pass
 
-    def settle(self, deadline):
+    def farewell(self, deadline):
         pass
 
     def close(self):
         pass
 
 
-class Resolver:
-    """Names to addresses, each within a deadline. getaddrinfo() has none, so a name is asked for in
-    a thread; one that got stuck is left behind, and until it comes back there is no second one."""
+class Question:
+    """A name that is asked for in a thread of its own, for getaddrinfo() has no deadline. Owns the
+    descriptor that tells when the answer is there; close() gives it back."""
 
-    def __init__(self):
-        self.asked = None
+    def __init__(self, *what):
+        self.what, self.answer = what, None     # a list of addresses, or an OSError
+        self.reading, self.writing = os.pipe()
+        try:
+            _thread.start_new_thread(self.ask, ())
+        except RuntimeError:
+            self.close()
+            os.close(self.writing)
+            raise OSError(errno.EAGAIN, 'no thread can be started to resolve the name')
+
+    def ask(self):
+        host, port, kind = self.what
+        try:
+            self.answer = _socket.getaddrinfo(host, port, 0, kind)
+        except (OSError, UnicodeError) as error:
+            self.answer = OSError(errno.EHOSTUNREACH, 'cannot resolve the name: %s' % (
+                getattr(error, 'strerror', None) or 'it is no host name'))
+        os.close(self.writing)
+
+    def close(self):
+        os.close(self.reading)
+
+
+class Resolver:
+    """Names to addresses, each within a deadline. A question that takes longer goes on, and the
+    next call has its answer; until then no other one is asked."""
+
+    def __init__(self, ask=Question):
+        self.ask, self.question = ask, None
 
     def addresses(self, host, port, kind, deadline):
         """[(family, kind, protocol, name, address)]; raises OSError."""
         try:
+            host = host.encode('ascii')         # text would load the tables of IDNA, 0.7 MB
+        except UnicodeError:
+            pass
+        try:
             return _socket.getaddrinfo(host, port, 0, kind, 0, _socket.AI_NUMERICHOST)
         except (_socket.gaierror, UnicodeError):
             pass
-        if self.asked is not None and not self.asked[1]:
-            raise OSError(errno.EAGAIN, 'the name service has not answered yet')
-        reading, writing = os.pipe()
-        self.asked = answer = [writing, []]
-        _thread.start_new_thread(resolve, (host, port, kind, answer))
-        try:
-            wait_for(reading, select.POLLIN, deadline)
-        finally:
-            os.close(reading)
-        if isinstance(answer[1][0], Exception):
-            raise OSError(errno.EHOSTUNREACH,
-                          'cannot resolve the name: %s' % (answer[1][0].strerror or answer[1][0]))
-        return answer[1][0]
-
-
-def resolve(host, port, kind, answer):
-    """The body of the resolving thread: leaves the addresses or the error, and closes its pipe."""
-    try:
-        answer[1].append(_socket.getaddrinfo(host, port, 0, kind))
-    except (OSError, UnicodeError) as error:
-        answer[1].append(error if isinstance(error, OSError)
-                         else OSError(errno.EINVAL, 'not a host name'))
-    os.close(answer[0])
+        question = self.question
+        if question is None:
+            question = self.question = self.ask(host, port, kind)
+        wait_for(question.reading, select.POLLIN, deadline)
+        question.close()
+        self.question = None
+        if isinstance(question.answer, OSError):
+            raise question.answer
+        if question.what != (host, port, kind):
+            return self.addresses(host, port, kind, deadline)
+        return question.answer
 
 
 class Opener:
     """Opens the links of one emitter. stdout: the StdoutLink that all of them share."""
 
     def __init__(self, stdout):
-        self.stdout, self.resolver = stdout, Resolver()
+        self.stdout, self.resolver, self.turn = stdout, Resolver(), 0
 
     def open(self, target, timeout, deadline):
         """A link to ('stdout',), ('tcp', host, port) or ('udp', host, port); ('none',) has none."""
@@ -2896,9 +2995,11 @@ class Opener:
             return self.stdout
         kind = _socket.SOCK_STREAM if target[0] == 'tcp' else _socket.SOCK_DGRAM
         addresses = self.resolver.addresses(target[1], target[2], kind, deadline)
-        if target[0] == 'udp':
-            return DatagramLink(addresses)
-        return StreamLink(addresses, timeout, deadline)
+        if target[0] == 'tcp':
+            return StreamLink(addresses, timeout, deadline)
+        self.turn += 1  # a datagram tells of a dead address only when the next one is sent
+        first = (self.turn - 1) % len(addresses)
+        return DatagramLink(addresses[first:] + addresses[:first])
 
 
 def converse(dialogue, batches, target, timeout, opener):
@@ -2906,7 +3007,7 @@ def converse(dialogue, batches, target, timeout, opener):
     it.
 
     batches: next(idle, exchange) -> frames, [] or None at the end; done(n); reject(step);
-    closing(). A connection is opened by the first step that needs it. A peer that closed while
+    broken(). A connection is opened by the first step that needs it. A peer that closed while
     nothing was under way is dialled again at once: nothing was lost.
     """
     exchange = Exchange(batches, target, timeout, opener)
@@ -2939,6 +3040,7 @@ class Exchange:
     def __init__(self, batches, target, timeout, opener):
         self.batches, self.target, self.timeout, self.opener = batches, target, timeout, opener
         self.link, self.deadline, self.unheard = None, time.monotonic() + timeout, False
+        self.marks = []  # (bytes sent, frames done with them): a peer that answers nothing
 
     def drop(self):
         if self.link is not None:
@@ -2953,22 +3055,43 @@ class Exchange:
 
     def next(self, step):
         if self.unheard and self.link is not None:
-            self.link.settle(self.deadline)     # a peer that answers nothing: its kernel has it
-            if self.batches.closing():
-                self.link.alive()               # nothing comes after this that would tell
+            self.settle()                       # a peer that answers nothing: its kernel has it
+            if self.batches.ending():
+                self.link.farewell(self.deadline)
         frames = self.batches.next(step.idle, self)
         if frames is None:
             raise Exhausted
-        self.deadline = time.monotonic() + self.timeout
+        self.deadline, self.marks = time.monotonic() + self.timeout, []
         return frames
+
+    def settle(self):
+        try:
+            self.link.settle(self.deadline)
+        except OSError as error:
+            self.collect(error)
+            raise
+
+    def collect(self, error):
+        """What the peer's kernel has when the time is over need not be sent again: a sink that is
+        slow gets on. After a reset that says nothing: nobody has read it."""
+        if error.errno == errno.ETIMEDOUT and self.marks:
+            acknowledged = self.link.acknowledged()
+            for sent, n in self.marks:
+                if sent <= acknowledged:
+                    self.batches.done(n)
+
+    def done(self, step):
+        if self.unheard and hasattr(self.link, 'sent'):
+            self.marks.append((self.link.sent, step.n))
+        else:
+            self.batches.done(step.n)
 
     def heard(self):
         """Called when the link has input while nothing is under way: a peer that closed is dialled
-        anew by the next step, and nothing is lost."""
-        try:
-            self.link.receive()
-        except OSError:
+        anew by the next step. Raises when it broke off."""
+        if not self.link.overhear():
             self.drop()
+            self.batches.broken()
 
     def ear(self):
         """The descriptor that tells when the peer says something or closes; None without one."""
@@ -2976,7 +3099,12 @@ class Exchange:
 
     def send(self, step):
         self.unheard = True
-        self.linked().send(step.data, self.deadline)
+        link = self.linked()
+        try:
+            link.send(step.data, self.deadline)
+        except OSError as error:
+            self.collect(error)
+            raise
 
     def line(self, step):
         self.unheard = False
@@ -2998,23 +3126,11 @@ class Exchange:
 
     STEPS = {
         Next: next, Send: send, Line: line, Read: read, Available: available, Wait: wait,
-        Done: lambda self, step: self.batches.done(step.n),
+        Done: done,
         Reject: lambda self, step: self.batches.reject(step),
         Now: lambda self, step: time.time(),
         Random: lambda self, step: os.urandom(step.n),
     }
-
-
-def trouble(error):
-    """`TypeError: bad operand (statbadger.py:812 in feed, ...)`: an exception and where it came
-    from."""
-    places, tb = [], error.__traceback__
-    while tb is not None:
-        code = tb.tb_frame.f_code
-        places.append('%s:%d in %s' % (os.path.basename(code.co_filename), tb.tb_lineno,
-                                       code.co_name))
-        tb = tb.tb_next
-    return '%s: %s (%s)' % (type(error).__name__, error, ', '.join(reversed(places[-3:])))
 
 
 LEVELS = ('debug', 'info', 'warning', 'error')
@@ -3063,6 +3179,8 @@ class Log:
 FIRST_BACKOFF = 0.5             # seconds; the longest wait doubles with each failure in a row
 LONGEST_BACKOFF = 60.0
 LONGEST_PAUSE = 300.0           # whatever a peer asks for
+RESENT, MOST_RESENT = 10000, 100        # ms and number of ticks that go again after a break
+A_MINUTE, AN_HOUR = 60.0, 3600.0        # between two lines of the log about one emitter
 ACCOUNT = ('accepted', 'acknowledged', 'sent', 'dropped', 'quarantined', 'damaged',
            'refused_points')
 
@@ -3189,17 +3307,27 @@ class Cursor:
     accepted = acknowledged + sent + dropped + quarantined + damaged + pending
 
     frames: those that wait, oldest first; the first `pinned` are under way; those up to the
-    sequence number `ripe` may go. All of it is guarded by the spool's lock.
+    sequence number `ripe` may go; a batch that failed goes again up to `same`. All of it is guarded
+    by the spool's lock.
+
+    recent: with `resends`, the ticks of the last seconds that were sent over TCP to a peer that
+    acknowledges nothing. Its kernel had them; whether it has read them before it broke off nobody
+    knows, so they go again, ahead of the next batch, and are counted once.
     """
 
-    def __init__(self, spool, name, options, delivery):
+    def __init__(self, spool, name, options, delivery, target=('none',)):
         self.spool, self.name, self.delivery = spool, name, delivery
-        self.interval, self.flush = milliseconds(options.interval), milliseconds(options.flush)
-        self.batch, self.limit, self.suspects = options.batch, options.batch, 0
         self.frames, self.pinned, self.done_already, self.rejected = [], 0, 0, {}
+        self.recent, self.again, self.broke = [], 0, False
+        self.suspects = self.same = self.ripe = self.last_ms = self.last_error = 0
         self.count = dict.fromkeys(ACCOUNT, 0)
         self.bell, self.idle, self.closing = Bell(), False, False
-        self.ripe = self.last_ms = self.last_error = 0
+        self.configure(options, target)
+
+    def configure(self, options, target):
+        self.resends = self.delivery == 'sent' and target[0] == 'tcp'
+        self.interval, self.flush = milliseconds(options.interval), milliseconds(options.flush)
+        self.batch = self.limit = options.batch
 
     def wants(self, frame):
         return not self.closing and (not self.interval or frame.time_ms % self.interval == 0)
@@ -3227,32 +3355,68 @@ class Cursor:
         self.count[why] += len(gone)
         self.spool.release(gone)
 
+    def done(self, n):
+        """The first n frames of the batch under way are done with."""
+        with self.spool.lock:
+            n = max(0, n - self.again)          # those that went again were counted before
+            self.acknowledge(n - self.done_already)
+            self.done_already = max(n, self.done_already)
+
     def acknowledge(self, n):
         """The first n frames under way are done with: counted, and the spool may forget them."""
-        for frame in self.frames[:n]:
+        gone = self.frames[:max(n, 0)]
+        for frame in gone:
             points = self.rejected.pop(frame.seq, None)
             self.count[self.delivery if points is None else 'quarantined'] += 1
             self.count['refused_points'] += points or 0
-        gone = self.frames[:n]
-        del self.frames[:n]
-        self.pinned -= n
-        self.suspects = max(0, self.suspects - n)
+        del self.frames[:len(gone)]
+        self.pinned -= len(gone)
+        self.suspects = max(0, self.suspects - len(gone))
         if not self.suspects:
             self.limit = self.batch
+        if self.resends and gone:
+            self.broke = False
+            since = gone[-1].time_ms - RESENT
+            self.recent = [f for f in self.recent + gone if f.time_ms > since][-MOST_RESENT:]
         self.spool.release(gone)
 
-    def next_batch(self):
+    def next_batch(self, wanted=True):
         """Acknowledges what is under way. Gives the frames to send now, pinned; [] when there is
-        nothing to do yet, None at the end."""
+        nothing to do yet, None at the end or when none is wanted."""
         with self.spool.lock:
             if self.pinned:
                 self.acknowledge(self.pinned)
-            batch = self.frames[:self.limit]
+            if not wanted:
+                return None
+            batch = self.small_enough()
             if self.flush and not self.closing:
                 batch = [frame for frame in batch if frame.seq <= self.ripe]
-            self.pinned, self.done_already = len(batch), 0
+            if self.same:
+                batch = [frame for frame in batch if frame.seq <= self.same] or batch
+            self.pinned, self.done_already, self.same = len(batch), 0, 0
             self.idle = not batch
-            return batch if batch or not self.closing else None
+            self.again = len(self.recent) if self.broke and batch else 0
+            if not batch and self.closing:
+                return None
+            return self.recent + batch if self.again else batch
+
+    def small_enough(self):
+        """The oldest frames, as many as may go together: so few that what is under way, and cannot
+        be dropped, leaves room for what others have waiting."""
+        if len(self.frames) < 2:
+            return self.frames[:]
+        room, n = self.spool.most // (2 * max(1, len(self.spool.cursors))), 0
+        while n < min(self.limit, len(self.frames)) and (not n or room > 0):
+            room -= self.frames[n].bytes
+            n += 1
+        return self.frames[:n]
+
+    def keep(self):
+        """The batch under way failed: the same frames are offered again."""
+        with self.spool.lock:
+            if self.pinned:
+                self.same = self.frames[self.pinned - 1].seq
+            self.pinned, self.broke = 0, self.resends
 
     def give_up(self):
         """All that waits is lost: the end has come."""
@@ -3285,11 +3449,15 @@ class Sender:
     def __init__(self, cursor, talk, target, timeout, opener, log, clock, finished):
         self.cursor, self.talk, self.target, self.timeout = cursor, talk, target, timeout
         self.opener, self.log, self.clock, self.finished = opener, log, clock, finished
-        self.failures, self.failure, self.said, self.said_at = 0, None, None, 0.0
-        self.deadline, self.ended, self.retired = None, False, False
+        self.failures, self.failure = 0, None
+        self.said, self.said_at, self.told = None, None, False
+        self.deadline, self.ended, self.retired, self.renewal = None, False, False, None
+        self.started = self.abandoned = False
 
     def start(self):
-        _thread.start_new_thread(self.run, ())
+        if not self.started:
+            _thread.start_new_thread(self.run, ())
+        self.started = True
 
     def close(self, deadline):
         """No tick comes any more: what waits is sent until the deadline (monotonic seconds)."""
@@ -3297,22 +3465,49 @@ class Sender:
             self.deadline, self.cursor.closing = deadline, True
         self.cursor.bell.ring()
 
+    def abandon(self, reason):
+        """Gives up what waits, wherever the thread is stuck."""
+        self.failure = self.failure or reason
+        self.close(self.now())
+        self.cursor.give_up()
+        self.ended = self.abandoned = True
+
+    def renew(self, talk, target, timeout, options):
+        """Another dialogue follows as soon as the one under way asks for its next batch or fails:
+        a reload changed the options. What is pending stays."""
+        self.renewal = talk, target, timeout, options
+        self.cursor.bell.ring()
+
     def run(self):
         while not self.ended:
             try:
+                self.begin_anew()
                 converse(self.talk(), self, self.target, self.timeout, self.opener)
-                self.ended = self.cursor.closing and not self.cursor.frames
+                if self.cursor.pinned:
+                    raise OSError(errno.EPROTO, 'the dialogue ended with a batch under way')
+                self.ended = self.ended or self.cursor.closing and not self.cursor.frames
             except Refused as error:
                 self.refused(error)
             except OSError as error:
-                self.ended = self.failed(error, error.strerror or str(error))
-            except (Exception, SystemExit) as error:    # ours or a user's: said with its place
-                self.ended = self.failed(error, trouble(error))
+                self.ended = self.failed(error, error.strerror or str(error)) or self.ended
+            except BaseException as error:      # ours or a user's: said with its place
+                self.ended = self.failed(error, trouble(error)) or self.ended
         self.cursor.give_up()
         self.finished()
 
-    def closing(self):
-        return self.cursor.closing
+    def begin_anew(self):
+        if self.renewal:
+            (self.talk, self.target, self.timeout, options), self.renewal = self.renewal, None
+            with self.cursor.spool.lock:
+                self.cursor.configure(options, self.target)
+
+    def ending(self):
+        """Whether what is under way is the last there is."""
+        return self.cursor.closing and self.cursor.pinned == len(self.cursor.frames)
+
+    def broken(self):
+        """The peer has closed while nothing was under way."""
+        self.cursor.keep()
 
     def next(self, idle, exchange):
         """What the dialogue gets for Next; asking acknowledges the batch before. While it waits, a
@@ -3320,22 +3515,19 @@ class Sender:
         cursor, bell = self.cursor, self.cursor.bell
         if cursor.pinned:
             self.recovered()
-        frames = cursor.next_batch()
+        frames = cursor.next_batch(not self.renewal)
         while frames is not None and not frames:
             bell.listen(exchange.ear())
             what = bell.wait(idle)
             if what & OTHER and idle is None:
                 exchange.heard()
-            frames = cursor.next_batch()
+            frames = cursor.next_batch(not self.renewal)
             if idle is not None and not frames and what != RANG:
                 break
         return frames
 
     def done(self, n):
-        cursor = self.cursor
-        with cursor.spool.lock:
-            cursor.acknowledge(n - cursor.done_already)
-        cursor.done_already = n
+        self.cursor.done(n)
         self.recovered()
 
     def reject(self, step):
@@ -3344,10 +3536,10 @@ class Sender:
         self.say('refused: %s' % step.reason)
 
     def wait(self, seconds):
-        """Sleeps; the end cuts it short."""
+        """Sleeps; the end cuts it short, and so does a reload that changed the options."""
         until = self.now() + seconds
         self.cursor.bell.listen(None)
-        while self.now() < until and not self.cursor.closing:
+        while self.now() < until and not self.cursor.closing and not self.renewal:
             self.cursor.bell.wait(until - self.now())
         if self.cursor.closing:  # the end: short waits, for there is little time left
             self.clock.sleep(min(seconds, 0.2, max(0.0, (self.deadline or 0) - self.now())))
@@ -3355,10 +3547,19 @@ class Sender:
     def now(self):
         return self.clock.monotonic() / 1000.0
 
+    def shortfall(self):
+        """`graphite: 3 of 5 ticks were not delivered: Connection refused`, or None."""
+        cursor, count = self.cursor, self.cursor.count
+        lost = len(cursor.frames) + count['dropped'] + count['quarantined'] + count['damaged']
+        if not self.failure and (self.retired or not lost):
+            return None
+        return '%s: %d of %d ticks were not delivered%s' % (
+            cursor.name, lost, count['accepted'], ': %s' % self.failure if self.failure else '')
+
     def recovered(self):
-        if self.failures:
+        if self.told:
             self.log('info', '%s: delivers again' % self.cursor.name)
-        self.failures, self.failure, self.said = 0, None, None
+        self.failures, self.failure, self.told = 0, None, False
 
     def refused(self, error):
         if self.cursor.refuse(error.split):
@@ -3367,33 +3568,33 @@ class Sender:
     def failed(self, error, reason):
         """Backs off after a failure, the batch kept; True when this is the end."""
         cursor = self.cursor
-        with cursor.spool.lock:
-            cursor.pinned, cursor.last_error = 0, int(self.clock.wall() // 1000)
+        cursor.keep()
+        cursor.last_error = int(self.clock.wall() // 1000)
         code = getattr(error, 'errno', None)
         if self.target[0] == 'stdout' and code in (errno.EPIPE, errno.EBADF):
             self.retired = True
             self.failure = reason if code == errno.EBADF else None
-            with cursor.spool.lock:
-                cursor.closing = True
+            self.close(self.now())
             cursor.give_up()
             return True
         self.failure = reason
         self.failures += 1
-        if isinstance(error, Later):
-            self.say(reason)
-        else:
-            self.say('%s; the ticks wait' % reason)
+        self.told |= self.say(reason if isinstance(error, Later) else reason + '; the ticks wait')
         longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(self.failures, 10))
         asked = min(max(getattr(error, 'wait', 0), 0), LONGEST_PAUSE)
         self.wait(asked or longest * int.from_bytes(os.urandom(4), 'big') / 4294967296.0)
         return self.deadline is not None and self.now() >= self.deadline
 
     def say(self, reason):
-        """Trouble is said when it begins or changes, at most once a minute."""
+        """Trouble is said when it begins or changes, at most once a minute; the same trouble that
+        goes on once an hour. Gives whether it was said."""
         now = self.now()
-        if reason != self.said and (self.said is None or now - self.said_at >= 60):
-            self.log('warning', '%s: %s' % (self.cursor.name, reason))
-            self.said, self.said_at = reason, now
+        pause = AN_HOUR if reason == self.said and self.told else A_MINUTE
+        if self.said_at is not None and now - self.said_at < pause:
+            return False
+        self.log('warning', '%s: %s' % (self.cursor.name, reason))
+        self.said, self.said_at = reason, now
+        return True
 
 
 # == 11 SCHEDULER: ticks on a clock that is passed in ===========================================
@@ -3430,7 +3631,7 @@ class Schedule:
     def __init__(self, clock, intervals, not_before=0):
         self.clock, self.last, self.last_monotonic = clock, None, clock.monotonic()
         self.late, self.skipped, self.lateness = 0, 0, 0.0
-        self.point, self.awaited = None, False
+        self.point, self.awaited, self.since = None, False, 0
         self.follow(intervals, max(not_before, clock.wall()))
 
     def follow(self, intervals, since=None):
@@ -3438,6 +3639,12 @@ class Schedule:
         self.intervals = sorted(set(intervals))
         point = self.after(self.last if since is None else since)
         self.point, self.awaited = point, self.awaited and point == self.point
+
+    def change(self, intervals):
+        """Other intervals hold from now on, after a reload."""
+        if sorted(set(intervals)) != self.intervals:
+            self.since = self.clock.wall()      # what came before was no multiple of theirs
+        self.follow(intervals, None if self.last else self.clock.wall())
 
     def after(self, ms):
         """The first grid point after that time."""
@@ -3473,7 +3680,7 @@ class Schedule:
     def begin(self, point):
         """Called when the tick is held: keeps count of what is late and what was skipped."""
         if self.last is not None:
-            self.skipped += self.between(self.last, point)
+            self.skipped += self.between(max(self.last, self.since), point)
         self.lateness = max(0.0, self.clock.wall() - point)
         if self.lateness > self.intervals[0] / 10.0:
             self.late += 1
@@ -3549,7 +3756,7 @@ def load_user(chosen, method, log):
         instance = made[0](plain(chosen.given), UserLogger(log, chosen.name))
     except ConfigError:
         raise
-    except (Exception, SystemExit) as error:    # whatever user code raises
+    except BaseException as error:              # whatever user code raises
         fail(trouble(error), 'code that loads')
     if not callable(getattr(instance, method, None)):
         fail('a class without %s()' % method, 'one with it')
@@ -3577,7 +3784,7 @@ class UserModule:
         try:
             stats = self.instance.get_stats(iteration) or []
             points = [p for stat in stats for p in self.points(stat)]
-        except (Exception, SystemExit) as error:    # whatever user code raises; it is called again
+        except BaseException as error:          # whatever user code raises; it is called again
             self.errors += 1
             if not self.failing:
                 self.said('error', '%s: %s' % (self.name, trouble(error)))
@@ -3595,14 +3802,18 @@ class UserModule:
         for name, point in stat.items() if isinstance(stat, dict) else [(None, None)]:
             value = point.get('value') if isinstance(point, dict) else None
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not abs(value) < 1e300 or not isinstance(name, str) or not name:
+            finite = number and abs(value) <= sys.float_info.max
+            if not finite or not isinstance(name, str) or not name:
                 self.errors += 1
             elif self.keep is None or self.keep(name):
-                yield name, str(point.get('units', '')), value
+                yield name, str(point.get('units') or ''), value
 
     def one_series(self, name, unit, is_int):
         family, _, rest = name.partition('.')
         return Series(family, rest, unit, GAUGE if is_int else REAL, (), ())
+
+    def close(self):
+        pass                                    # a user's module has no end that it is told of
 
 
 def user_dialogue(instance, keep):
@@ -3611,7 +3822,10 @@ def user_dialogue(instance, keep):
     while True:
         frames = yield Next()
         for i, frame in enumerate(frames):
-            instance.emit_stats(payload_object(frame, keep), frame.iteration)
+            try:
+                instance.emit_stats(payload_object(frame, keep), frame.iteration)
+            except StopIteration as error:      # before 3.7 it would end this generator in silence
+                raise RuntimeError(trouble(error))
             yield Done(i + 1)
 
 
@@ -3638,6 +3852,7 @@ class Worker:
             self.answers.append(answer)
             self.busy = False
             self.ready.ring()
+        self.source.close()
         self.asked.close()
         self.ready.close()
 
@@ -3668,16 +3883,29 @@ class Worker:
         self.asked.ring()
 
 
+def without(late, fresh):
+    """The late [(series, values)] less the series that the fresh answer has too."""
+    names = set(s.flat for series, values in fresh for s in series)
+    out = []
+    for series, values in late:
+        kept = [i for i, s in enumerate(series) if s.flat not in names]
+        if len(kept) == len(series):
+            out.append((series, values))
+        elif kept:
+            out.append((tuple(series[i] for i in kept), [values[i] for i in kept]))
+    return out
+
+
 # -- running parts ----------------------------------------------------------------------------
 
 class Running:
     """One module at work: when it is due, what it costs, where it is read. worker: its own thread,
-    if it has one; then patience says how many seconds from the start of a tick it is waited for."""
+    if it has one; awaited: whether a tick waits for it a little."""
 
     def __init__(self, chosen, interval, source, threaded):
         self.chosen, self.interval, self.source = chosen, interval, source
         self.worker = Worker(source) if threaded else None
-        self.patience = 0 if chosen.options['async'] else interval / 10000.0
+        self.awaited = not chosen.options['async']
         self.duration, self.last_ms = 0.0, 0
 
     def due_in_replay(self, point):
@@ -3695,16 +3923,17 @@ class Agent:
 
     def __init__(self, load, tree, clock, log, replay=False):
         self.load, self.tree, self.clock, self.log, self.replay = load, tree, clock, log, replay
-        self.bell, self.signals, self.stopping = Bell(), [], False
+        self.bell, self.hangup, self.stopping = Bell(), False, False
         self.settings = load()
         self.configure_log()
         self.spool = Spool(self.settings.spool.memory_bytes)
         self.opener_stdout = StdoutLink()
         self.modules, self.senders, self.left = [], [], []
-        self.layouts, self.identity, self.identity_at = {}, None, 0.0
+        self.layouts, self.latest, self.statm = {}, None, None
+        self.identity, self.identity_at = None, 0.0
         self.iteration, self.narrow, self.schedule, self.unrecorded = 0, None, None, None
         self.make_modules(self.settings, self.modules)
-        self.make_senders(self.settings, self.senders)
+        self.make_senders(self.settings, self.senders, [])
 
     # building
 
@@ -3741,45 +3970,48 @@ class Agent:
                 tree = Tree(tree.roots, tree.monotonic, tree.hold)
             memory = {'account': self.account} if chosen.kind == 'self' else {}
             source = Parts(chosen.name, MODULES[chosen.kind].parts, chosen.options, tree, self.log,
-                           memory, keep, not self.replay)
+                           memory, keep, not self.replay, threaded)
         return Running(chosen, interval, source, threaded)
 
-    def make_senders(self, settings, out):
-        """Adds (Chosen, Sender) for each: those of before that are the same keep what is
-        pending."""
+    def make_senders(self, settings, out, renewals):
+        """Adds (Chosen, Sender) for each: those of before that are the same keep what is pending,
+        and so do those of the same kind whose options changed, which are added to renewals."""
         before = {chosen.name: (chosen, sender) for chosen, sender in self.senders}
         for chosen in settings.emitters:
-            old = before.get(chosen.name)
-            same = old and old[0] == chosen and not old[1].ended
-            out.append(old if same else (chosen, self.make_sender(chosen)))
+            old, sender = before.get(chosen.name, (None, None))
+            if sender is None or sender.ended or (old != chosen and not (
+                    chosen.kind and chosen.kind == old.kind)):
+                out.append((chosen, self.make_sender(chosen)))
+                continue
+            out.append((chosen, sender))
+            if old != chosen:
+                renewals.append((sender, chosen))
 
     def make_sender(self, chosen):
-        options, keep = chosen.options, unwanted(chosen.options.blacklist)
+        talk, delivery, target = self.dialogue_of(chosen)
+        cursor = Cursor(self.spool, chosen.name, chosen.options, delivery, target)
+        return Sender(cursor, talk, target, chosen.options.timeout, Opener(self.opener_stdout),
+                      self.log, self.clock, self.bell.ring)
+
+    def dialogue_of(self, chosen):
+        """(() -> a new dialogue, what delivered means, where it talks to)"""
         if chosen.kind is None:
             instance = load_user(chosen, 'emit_stats', self.log)
-            delivery, target = 'acknowledged', ('none',)
-
-            def talk():
-                return user_dialogue(instance, keep)
-        else:
-            kind = EMITTERS[chosen.kind]
-            delivery, target = kind.delivery, kind.link(options)
-
-            def talk():
-                return kind.dialogue(options)
-        cursor = Cursor(self.spool, chosen.name, options, delivery)
-        return Sender(cursor, talk, target, options.timeout, Opener(self.opener_stdout), self.log,
-                      self.clock, self.bell.ring)
+            keep = unwanted(chosen.options.blacklist)
+            return lambda: user_dialogue(instance, keep), 'acknowledged', ('none',)
+        kind, options = EMITTERS[chosen.kind], chosen.options
+        return lambda: kind.dialogue(options), kind.delivery, kind.link(options)
 
     def start_senders(self):
         """Starts the threads of emitters that are new; the spool fills for those that are here."""
-        known = self.spool.cursors
-        fresh = [sender for chosen, sender in self.senders if sender.cursor not in known]
-        senders = [sender for chosen, sender in self.senders] + self.left
-        with self.spool.lock:
-            self.spool.cursors = [sender.cursor for sender in senders]
-        for sender in fresh:
+        for chosen, sender in self.senders:
             sender.start()
+        with self.spool.lock:
+            self.spool.cursors = [sender.cursor for sender in self.everyone()]
+
+    def everyone(self):
+        """The senders of this configuration, and those of former ones that are not done yet."""
+        return [sender for chosen, sender in self.senders] + self.left
 
     # ticks
 
@@ -3814,11 +4046,13 @@ class Agent:
             due = [r for r in due if r.chosen.kind]
         found, began = [], now
         late = {r: r.worker.ask(now, self.narrow, self.iteration) for r in due if r.worker}
+        patience = now + min(r.interval for r in self.modules) / 10000.0
         for running in due:
             if running in late:
-                found += late[running]
-                if running.patience:
-                    found += running.worker.collect(now + running.patience - tree.monotonic())
+                fresh = []
+                if running.awaited:
+                    fresh = running.worker.collect(patience - tree.monotonic())
+                found += without(late[running], fresh) + fresh
             else:
                 found += running.source.read(now, self.narrow)
             running.duration, began = tree.monotonic() - began, tree.monotonic()
@@ -3853,14 +4087,17 @@ class Agent:
             if len(self.layouts) >= FORMATS_KEPT:
                 self.layouts.clear()
             parts = [series for series, numbers in found]
-            entry = self.layouts[key] = (Layout(tuple(s for part in parts for s in part)), parts)
-        return entry[0]
+            layout = Layout(tuple(s for part in parts for s in part), self.latest)
+            entry = self.layouts[key] = layout, parts
+        self.latest = entry[0]
+        return self.latest
 
     def account(self):
         """The rows of the self module."""
         times, schedule = os.times(), self.schedule
-        with open('/proc/self/statm', 'rb') as file:
-            rss = int(file.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+        if self.statm is None:                  # held: there may be no descriptor left later
+            self.statm = os.open('/proc/self/statm', os.O_RDONLY | os.O_CLOEXEC)
+        rss = int(os.pread(self.statm, 200, 0).split()[1]) * os.sysconf('SC_PAGE_SIZE')
         late, skipped, lateness = 0, 0, ABSENT
         if schedule:
             late, skipped, lateness = schedule.late, schedule.skipped, schedule.lateness / 1000.0
@@ -3881,7 +4118,8 @@ class Agent:
 
     def listen(self):
         """Takes the signals over: a handler only leaves a note and rings the bell."""
-        _signal.set_wakeup_fd(self.bell.writing)
+        quietly = {'warn_on_full_buffer': False} if sys.version_info >= (3, 7) else {}
+        _signal.set_wakeup_fd(self.bell.writing, **quietly)
         for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP):
             _signal.signal(number, self.on_signal)
         _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
@@ -3890,7 +4128,7 @@ class Agent:
         if number != _signal.SIGHUP and self.stopping:
             os._exit(1)                         # the second one: at once
         self.stopping = self.stopping or number != _signal.SIGHUP
-        self.signals.append(number)
+        self.hangup = self.hangup or number == _signal.SIGHUP
 
     def record_into(self, folder, started):
         """Where this tick's readings are copied to: a folder named by wall time at start plus
@@ -3928,11 +4166,20 @@ class Agent:
                 continue
             self.schedule.begin(point)
             self.record_into(record, started)
-            if self.tick(point) and ticks is not None:
+            if self.held(point) and ticks is not None:
                 ticks -= 1
                 if not ticks:
                     break
         return self.finish()
+
+    def held(self, point):
+        """Whether there was a tick; one that fails by a mistake of ours is said, and the agent
+        lives."""
+        try:
+            return self.tick(point)
+        except Exception as error:
+            self.log('error', 'tick: %s' % trouble(error))
+            return True
 
     def wait_for_tick(self):
         """The grid point whose time has come; None after a wait, or when a signal was attended
@@ -3941,39 +4188,56 @@ class Agent:
         rest = due - self.clock.monotonic()
         if rest <= 0:
             return point
-        if self.bell.wait(min(rest, 10000.0) / 1000.0):
+        if self.bell.wait(min(rest, 10000.0) / 1000.0) or self.left:
             self.attend()
         return None
 
     def attend(self):
-        """What signals asked for, and emitters that came to their end."""
-        for sender in [s for s in self.left if s.ended]:
-            self.left.remove(sender)
-            self.start_senders()
-            sender.cursor.bell.close()
-        while self.signals:
-            if self.signals.pop(0) == _signal.SIGHUP:
-                self.reload()
+        """What signals asked for, and emitters of former configurations that came to their end."""
+        now = self.clock.monotonic() / 1000.0
+        for sender in self.left[:]:
+            if not sender.ended and now > sender.deadline + LAST_WORDS:
+                sender.abandon('it is stuck')
+            if sender.ended:
+                self.left.remove(sender)
+                self.start_senders()
+                if sender.shortfall():
+                    self.log('error', sender.shortfall())
+                if not sender.abandoned:
+                    sender.cursor.bell.close()
+        if self.hangup and not self.stopping:   # many at once are one
+            self.hangup = False
+            self.reload()
 
     def all_ended(self):
         return all(sender.ended for chosen, sender in self.senders)
 
     def reload(self):
         """A new configuration, whole or not at all; what is the same in it goes on undisturbed."""
-        modules, senders = [], []
+        modules, senders, renewals = [], [], []
         try:
             settings = self.load()
             self.make_modules(settings, modules)
-            self.make_senders(settings, senders)
-        except ConfigError as error:
-            for problem in error.problems:
+            self.make_senders(settings, senders, renewals)
+            renewed = [(sender, chosen, self.dialogue_of(chosen)) for sender, chosen in renewals]
+            for chosen, sender in senders:
+                sender.start()
+        except (ConfigError, OSError, RuntimeError) as error:   # the latter: no thread to be had
+            for problem in getattr(error, 'problems', [error]):
                 self.log('error', 'not reloaded: %s' % problem)
             self.unmake(modules, senders)
             return
+        self.change(settings, modules, senders)
+        for sender, chosen, (talk, delivery, target) in renewed:
+            sender.renew(talk, target, chosen.options.timeout, chosen.options)
+        self.log('info', 'reloaded: %d modules, %d emitters' % (len(modules), len(senders)))
+
+    def change(self, settings, modules, senders):
+        """Goes over to what a reload has made."""
+        kept = [sender for chosen, sender in senders]
         for running in self.modules:
             if running not in modules and running.worker:
                 running.worker.close()
-        kept = [sender for chosen, sender in senders]
         for chosen, sender in self.senders:
             if sender not in kept:
                 sender.close(self.clock.monotonic() / 1000.0 + LAST_WORDS)
@@ -3983,18 +4247,20 @@ class Agent:
         self.identity, self.spool.most = None, settings.spool.memory_bytes
         self.start_senders()
         self.read_new(modules)
-        since = None if self.schedule.last else self.clock.wall()
-        self.schedule.follow([r.interval for r in modules], since)
-        self.log('info', 'reloaded: %d modules, %d emitters' % (len(modules), len(senders)))
+        self.schedule.change([r.interval for r in modules])
 
     def unmake(self, modules, senders):
         """Takes back what was made for a configuration that is not used after all."""
         for running in modules:
             if running not in self.modules and running.worker:
                 running.worker.close()
-        for pair in senders:
-            if pair not in self.senders:
-                pair[1].cursor.bell.close()
+        known = self.everyone()
+        for chosen, sender in senders:
+            if sender not in known and sender.started:
+                sender.close(self.clock.monotonic() / 1000.0)
+                self.left.append(sender)
+            elif sender not in known:
+                sender.cursor.bell.close()
 
     def read_new(self, modules):
         """The priming read of modules that are new."""
@@ -4003,38 +4269,43 @@ class Agent:
             if not running.duration and running.chosen.kind and not running.worker:
                 running.source.read(self.tree.monotonic(), self.narrow)
 
-    def finish(self, patience=None):
+    def finish(self):
         """Lets every emitter deliver what waits, within its time; prints who could not; gives the
         exit code."""
         now = self.clock.monotonic() / 1000.0
         for chosen, sender in self.senders:
             sender.close(now + (LAST_WORDS if self.stopping else max(LAST_WORDS, sender.timeout)))
         signalled = self.stopping
-        while not self.all_ended():
+        while not all(sender.ended for sender in self.everyone()):
             now = self.clock.monotonic() / 1000.0
-            late = [s.deadline - now for c, s in self.senders if not s.ended]
+            late = [s.deadline - now for s in self.everyone() if not s.ended]
             if max(late) <= 0:
                 break
             self.bell.wait(max(late))
             if self.stopping and not signalled:
                 signalled, end = True, self.clock.monotonic() / 1000.0 + LAST_WORDS
-                for chosen, sender in self.senders:
+                for sender in self.everyone():
                     sender.deadline = min(sender.deadline, end)
-        return self.report()
+        code = self.report()
+        if any(chosen.kind is None for chosen in self.settings.emitters + self.settings.modules):
+            self.let_go()
+        return code
 
     def report(self):
         """0 when everything was delivered; else a line per emitter that failed, and 1."""
-        code = 1 if self.unrecorded else 0
-        for chosen, sender in self.senders:
-            cursor, failure = sender.cursor, sender.failure
-            count = cursor.count
-            lost = len(cursor.frames) + count['dropped'] + count['quarantined'] + count['damaged']
-            if sender.retired and not failure or not lost and not failure:
-                continue
-            code = 1
-            complain('statbadger: %s: %d of %d ticks were not delivered%s' % (
-                chosen.name, lost, count['accepted'], ': %s' % failure if failure else ''))
-        return code
+        lines = [sender.shortfall() for sender in self.everyone() if sender.shortfall()]
+        for line in lines:
+            complain('statbadger: %s' % line)
+        return 1 if lines or self.unrecorded else 0
+
+    def let_go(self):
+        """User code may hold files open, with text that was not written yet: once nobody holds the
+        code any more, Python closes them."""
+        import atexit
+        import gc
+        self.senders, self.left, self.modules = [], [], []
+        gc.collect()
+        atexit._run_exitfuncs()
 
     def run_replay(self, folder, ticks=None):
         """Runs the pipeline over a recording, as fast as the emitters take it; gives the exit
@@ -4055,21 +4326,26 @@ class Agent:
                 continue
             if self.tick(near_grid(ms, intervals)) and ticks is not None:
                 ticks -= 1
-            if ticks == 0 or self.stopping or self.all_ended() or not self.room():
+            self.room()
+            if ticks == 0 or self.stopping or self.all_ended():
                 break
         return self.finish()
 
     def room(self):
-        """Waits until the emitters have made room; False when they make none any more."""
-        stuck = max([LAST_WORDS] + [sender.timeout for chosen, sender in self.senders])
-        since, before = self.clock.monotonic(), self.spool.bytes
+        """Waits until the emitters have made room; one that takes nothing for longer than its
+        patience is given up, so that the others get the rest."""
+        progress = {}
         while self.spool.bytes * 2 > self.spool.most and not self.all_ended() and not self.stopping:
+            now = self.clock.monotonic() / 1000.0
+            for chosen, sender in self.senders:
+                cursor = sender.cursor
+                done = cursor.count['accepted'] - len(cursor.frames)
+                before, since = progress.get(sender, (None, now))
+                progress[sender] = done, now if done != before else since
+                if cursor.frames and now - since > max(LAST_WORDS, sender.timeout) and (
+                        done == before):
+                    sender.abandon('it takes nothing')
             self.clock.sleep(0.002)
-            if self.spool.bytes < before:
-                since, before = self.clock.monotonic(), self.spool.bytes
-            if self.clock.monotonic() - since > stuck * 1000:
-                return False
-        return True
 
 
 def near_grid(ms, intervals):
@@ -4084,7 +4360,10 @@ def near_grid(ms, intervals):
 def complain(message):
     """One line on stderr, whatever stderr is."""
     try:
-        os.write(2, (printable(message) + '\n').encode())
+        poll = select.poll()
+        poll.register(2, select.POLLOUT)
+        if poll.poll(0):                        # a terminal that nobody reads must not hold us up
+            os.write(2, (printable(message) + '\n').encode()[:PIPE_BUF])
     except OSError:
         pass                                    # nobody to tell
 
@@ -4098,7 +4377,7 @@ class Config:
         name = arguments['f']
         self.command = Command(arguments['m'], arguments['e'], arguments['i'])
         self.file = name if name != '-' else None
-        self.text, shown = None, name
+        self.text, self.loaded, shown = None, False, name
         if name == '-':
             self.text, shown = standard_input(), 'standard input'
         elif name is None:
@@ -4108,12 +4387,14 @@ class Config:
     def settings(self):
         text = self.text
         if text is None:
-            try:
-                text = read_text(self.file)
-            except OSError as error:
-                raise ConfigError('%s: found no file that can be read (%s)' % (self.file,
-                                                                               error.strerror))
-        return read_config(text, self.place, self.command)
+            text = read_text_or_fail(self.file)
+            if self.loaded and JsonReader(text, self.file).is_blank():
+                raise ConfigError('%s: found nothing in it, need a configuration' % self.file)
+            if not file_stamp(self.file):       # a pipe gives its text once
+                self.text = text
+        settings = read_config(text, self.place, self.command)
+        self.loaded = True
+        return settings
 
 
 def config_place(shown, file):
@@ -4379,6 +4660,9 @@ def main(argv):
         for problem in error.problems:
             complain(problem)
         return 2
+    except Exception as error:                  # no descriptor, no thread, or a mistake of ours
+        complain('statbadger: cannot run: %s' % trouble(error))
+        return 1
 
 
 def version():

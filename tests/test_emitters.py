@@ -9,7 +9,7 @@ import pytest
 
 import statbadger
 from conftest import options
-from statbadger import GAUGE, REAL, COUNTER, Next, Reject, Send
+from statbadger import GAUGE, REAL, COUNTER, Done, Next, Reject, Send
 
 IDENTITY = {'datacenter': 'EC2', 'region': 'us-west-1', 'zone': 'us-west-1a', 'cluster': 'test', 'hostname': 'n1',
             'ipv4': '10.10.10.2', 'ipv6': ''}
@@ -56,7 +56,10 @@ def play(dialogue, *batches):
 
 
 def sent(dialogue, *batches):
+    """The bytes of each Send; each tick is done with once its bytes are sent."""
     steps = play(dialogue, *batches)
+    assert [s.n for s in steps if isinstance(s, Done)] == [i + 1 for batch in batches for i in range(len(batch))]
+    steps = [s for s in steps if not isinstance(s, Done)]
     assert [type(s) for s in steps] == [Send] * len(steps)
     return [bytes(s.data) for s in steps]
 
@@ -70,9 +73,9 @@ def test_a_tick_goes_to_carbon_as_one_line_per_point():
         b'EC2.us-west-1.us-west-1a.test.n1.mem.memtotal 16777216000 1429628878\n']
 
 
-def test_a_batch_goes_out_in_one_send_with_the_time_of_each_tick():
+def test_a_batch_goes_out_tick_by_tick_with_the_time_of_each():
     assert sent(graphite(prefix='x'), [frame(USER), frame(USER, time_ms=1429628879000)], [frame(READS)]) == [
-        b'x.cpu.user 8.1 1429628878\nx.cpu.user 8.1 1429628879\n', b'x.disk.reads.sda 3 1429628878\n']
+        b'x.cpu.user 8.1 1429628878\n', b'x.cpu.user 8.1 1429628879\n', b'x.disk.reads.sda 3 1429628878\n']
 
 
 def test_a_tick_between_whole_seconds_has_three_decimals():
@@ -284,9 +287,9 @@ def test_a_line_of_exactly_1432_bytes_still_goes_and_one_more_is_refused():
     prefix = '.'.join(['p' * 99] * 14 + ['q' * 14])
     assert len(prefix) == 1414
     steps = play(graphite(transport='udp', prefix=prefix), [frame(('a', 'b', '', GAUGE, (), (), 1))])
-    assert [len(s.data) for s in steps] == [1432]
+    assert [len(s.data) for s in steps if isinstance(s, Send)] == [1432] and not [s for s in steps if isinstance(s, Reject)]
     steps = play(graphite(transport='udp', prefix=prefix + 'q'), [frame(('a', 'b', '', GAUGE, (), (), 1))])
-    assert [type(s) for s in steps] == [Reject]
+    assert [type(s) for s in steps] == [Reject, Done]
     assert steps[0].points == 1
 
 
@@ -328,10 +331,10 @@ def test_the_payload_on_standard_output_is_the_object_that_is_promised():
 
 
 def test_the_payload_has_one_line_per_tick_also_in_a_batch():
-    data, = sent(stdout(), [frame(USER), frame(READS, time_ms=1429628878100)])
-    one, two = [json.loads(line) for line in data.decode().split('\n')[:-1]]
-    assert one['timestamp'] == 1429628878 and two['timestamp'] == 1429628878.1
-    assert b'"timestamp": 1429628878.100,' in data
+    one, two = sent(stdout(), [frame(USER), frame(READS, time_ms=1429628878100)])
+    assert one.count(b'\n') == two.count(b'\n') == 1 and one.endswith(b'\n') and two.endswith(b'\n')
+    assert json.loads(one.decode())['timestamp'] == 1429628878 and json.loads(two.decode())['timestamp'] == 1429628878.1
+    assert b'"timestamp": 1429628878.100,' in two
 
 
 def test_a_payload_without_points_is_an_object_all_the_same():

@@ -37,7 +37,7 @@ class Machine:
         self.held = []                          # (grid point, wall, monotonic)
 
     def tick(self):
-        agent = SimpleNamespace(schedule=self.schedule, clock=self.clock, bell=self.bell)
+        agent = SimpleNamespace(schedule=self.schedule, clock=self.clock, bell=self.bell, left=())
         for _ in range(100000):
             point = statbadger.Agent.wait_for_tick(agent)
             if point is not None:
@@ -184,12 +184,12 @@ def test_a_tick_whose_time_comes_while_a_signal_is_looked_after_is_held_late_and
 
     def reload():
         machine.clock.advance(reloads.pop(0))
-        machine.schedule.follow([1000])
+        machine.schedule.change([1000])
 
     def wait(seconds=None):
         return statbadger.RANG if reloads else SleepingBell.wait(machine.bell, seconds)
     agent = SimpleNamespace(schedule=machine.schedule, clock=machine.clock, bell=SimpleNamespace(wait=wait),
-                            attend=reload)
+                            attend=reload, left=())
     while len(held) < 2:
         point = statbadger.Agent.wait_for_tick(agent)
         if point is not None:

@@ -118,7 +118,7 @@ def test_a_peer_that_never_acknowledges_its_last_bytes_is_found_out_by_the_deadl
         link = dial(deaf.port)
         with pytest.raises(OSError):
             link.send(b'x' * (64 << 20), soon(0.1))     # now its window is shut
-        assert link.waiting()
+        assert link.acknowledged() < link.sent
         with Timed(0.25, 1.0), pytest.raises(OSError):
             link.settle(soon(0.3))
         link.close()
@@ -221,12 +221,27 @@ def test_localhost_is_resolved_and_its_threads_and_descriptors_end():
         assert len(pipes) == again
 
 
-def test_a_name_service_that_is_stuck_is_asked_by_one_thread_only_and_addresses_need_none():
-    resolver = statbadger.Resolver()
-    resolver.asked = [None, []]                         # a question that was never answered
-    with Timed(0, 0.2), pytest.raises(OSError):
-        resolver.addresses('localhost', 1, socket.SOCK_STREAM, soon(3))
+class Slow(statbadger.Question):
+    """A question whose answer comes when .go is set."""
+    asked, go = [], threading.Event()
+
+    def ask(self):
+        self.asked.append(self.what[0])
+        self.go.wait(10)
+        statbadger.Question.ask(self)
+
+
+def test_a_name_service_that_is_slow_is_asked_once_and_its_late_answer_is_used():
+    resolver, where = statbadger.Resolver(Slow), ('localhost', 1, socket.SOCK_STREAM)
+    for _ in range(3):
+        with Timed(0.04, 1.0), pytest.raises(OSError):
+            resolver.addresses(*where + (soon(0.05),))
     assert resolver.addresses('127.0.0.1', 5, socket.SOCK_STREAM, soon(3))[0][4] == ('127.0.0.1', 5)
+    assert Slow.asked == [b'localhost']
+    Slow.go.set()
+    assert resolver.addresses(*where + (soon(5),))[0][4][1] == 1
+    assert Slow.asked == [b'localhost']
+    assert resolver.addresses(*where + (soon(5),)) and Slow.asked == [b'localhost'] * 2
 
 
 def test_ipv6_addresses_are_dialled_too():
