@@ -3551,7 +3551,7 @@ class Sender:
         """`graphite: 3 of 5 ticks were not delivered: Connection refused`, or None."""
         cursor, count = self.cursor, self.cursor.count
         lost = len(cursor.frames) + count['dropped'] + count['quarantined'] + count['damaged']
-        if not self.failure and (self.retired or not lost):
+        if (self.retired and not self.failure) or (not lost and not self.retired):
             return None
         return '%s: %d of %d ticks were not delivered%s' % (
             cursor.name, lost, count['accepted'], ': %s' % self.failure if self.failure else '')

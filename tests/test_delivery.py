@@ -1,9 +1,11 @@
 """Section 10: the spool, its accounts, and what a sender does when its link does not."""
+import errno
 import math
 import random
 import threading
 import time
 from array import array
+from types import SimpleNamespace
 
 import pytest
 
@@ -714,3 +716,163 @@ def test_a_sender_that_ended_in_failure_holds_no_memory_of_the_spool_any_more(sp
     accept(one, 11)
     other.next_batch(), other.next_batch()
     assert one.bytes == 0
+
+
+# -- what goes again, and how much at once -------------------------------------------------------
+
+def numbers(batch):
+    return [f.iteration for f in batch]
+
+
+def test_a_batch_that_failed_is_offered_again_as_it_was(spool):
+    one = spool()
+    each = cursor(one)
+    accept(one, 1, 2)
+    assert numbers(each.next_batch()) == [1, 2]
+    accept(one, 3)
+    each.keep()
+    accept(one, 4)
+    assert numbers(each.next_batch()) == [1, 2]
+    each.done(1)
+    each.keep()
+    assert numbers(each.next_batch()) == [2]
+    assert numbers(each.next_batch()) == [3, 4]
+    adds_up(each)
+
+
+def test_what_was_sent_in_the_last_ten_seconds_goes_again_after_a_break_and_is_counted_once(spool):
+    one = spool()
+    each = statbadger.Cursor(one, 'x', options(interval=0, flush=0, batch=100), 'sent', ('tcp', 'h', 1))
+    one.cursors.append(each)
+    for i in range(1, 31):
+        accept(one, i)
+        assert numbers(each.next_batch()) == [i]
+    each.keep()                                 # 1 to 29 were sent, 30 is under way
+    accept(one, 31)
+    assert numbers(each.next_batch()) == list(range(20, 30)) + [30]
+    each.keep()                                 # and once more
+    assert numbers(each.next_batch()) == list(range(20, 30)) + [30]
+    each.done(10)
+    assert each.count['sent'] == 29             # those that went again were counted before
+    each.done(11)
+    assert each.count['sent'] == 30
+    assert numbers(each.next_batch()) == [31]
+    assert each.next_batch() == [] and each.count['sent'] == 31
+    adds_up(each)
+
+
+@pytest.mark.parametrize('delivery, target', [('acknowledged', ('tcp', 'h', 1)), ('sent', ('stdout',)), ('sent', ('udp', 'h', 1))])
+def test_nothing_goes_again_where_it_would_be_doubled(spool, delivery, target):
+    one = spool()
+    each = statbadger.Cursor(one, 'x', options(interval=0, flush=0, batch=100), delivery, target)
+    one.cursors.append(each)
+    accept(one, 1)
+    assert numbers(each.next_batch()) == [1]
+    assert each.next_batch() == []
+    each.keep()
+    accept(one, 2)
+    assert numbers(each.next_batch()) == [2]
+
+
+def test_a_batch_leaves_room_for_what_others_have_waiting(spool):
+    one = spool(1 << 16)
+    dead, live = cursor(one, 'dead'), cursor(one, 'live')
+    for i in range(1, 61):
+        accept(one, i)
+    assert 2 <= len(dead.next_batch()) < 45     # a quarter of 65,536 bytes, at 408 bytes a tick
+    for i in range(61, 100):
+        accept(one, i)
+    assert live.count['dropped'] == 0 and len(live.frames) == 99
+
+
+def test_what_the_peers_kernel_has_when_the_time_is_over_does_not_go_again():
+    class Slow:
+        """Takes 10 bytes a message; its kernel has acknowledged 25 when the time is over."""
+        sent = 0
+
+        def send(self, data, deadline):
+            if self.sent >= 40:
+                raise OSError(errno.ETIMEDOUT, 'over')
+            self.sent += len(data)
+
+        def acknowledged(self):
+            return 25
+    done, batches = [], SimpleNamespace(done=lambda n: done.append(n))
+    exchange = statbadger.Exchange(batches, ('tcp', 'h', 1), 5, None)
+    exchange.link = Slow()
+    with pytest.raises(OSError):
+        for n in range(1, 10):
+            exchange.send(statbadger.Send(b'x' * 10))
+            exchange.done(statbadger.Done(n))
+    assert done == [1, 2]
+
+
+def test_after_a_reset_nothing_counts_for_nobody_has_read_it():
+    class Gone:
+        sent = 0
+
+        def send(self, data, deadline):
+            if self.sent:
+                raise ConnectionResetError(errno.ECONNRESET, 'reset')
+            self.sent += len(data)
+
+        def acknowledged(self):
+            return self.sent
+    done, batches = [], SimpleNamespace(done=lambda n: done.append(n))
+    exchange = statbadger.Exchange(batches, ('tcp', 'h', 1), 5, None)
+    exchange.link = Gone()
+    with pytest.raises(OSError):
+        for n in (1, 2):
+            exchange.send(statbadger.Send(b'x' * 10))
+            exchange.done(statbadger.Done(n))
+    assert done == []
+
+
+def test_a_dialogue_that_ends_with_a_batch_under_way_has_not_delivered_it(spool):
+    one, offered = spool(), []
+
+    def talk():
+        frames = yield statbadger.Next()
+        offered.append(numbers(frames))
+        if len(offered) > 2:
+            yield statbadger.Next()
+    rig = Rig(one, talk, [lambda: accept(one, 1)])
+    rig.run()
+    assert offered == [[1], [1], [1]] and rig.cursor.count['sent'] == 1
+
+
+def test_trouble_that_comes_and_goes_is_said_once_a_minute_and_a_recovery_only_after_trouble(spool):
+    one, broken = spool(), []
+
+    def fails(data):
+        broken.append(1)
+        if len(broken) % 2:
+            raise OSError(5, 'flaps')
+
+    def talk():
+        while True:
+            frames = yield statbadger.Next()
+            yield statbadger.Send(b'%d' % len(frames))
+    rig = Rig(one, talk, [lambda i=i: (accept(one, i), rig.clock.advance(2000)) for i in range(1, 100)], fails=fails)
+    rig.run()
+    assert len(broken) == 198 and rig.cursor.count['sent'] == 99
+    assert 3 <= len([m for m in rig.log if 'flaps' in m]) <= 6, rig.log          # 99 failures in 200 seconds and more
+    assert len([m for m in rig.log if 'again' in m]) == len([m for m in rig.log if 'flaps' in m])
+
+
+def test_other_options_after_a_reload_keep_what_is_pending(spool):
+    one, said = spool(), []
+
+    def talk(name):
+        while True:
+            frames = yield statbadger.Next()
+            said.append((name, numbers(frames)))
+            if name == 'old':
+                raise OSError(5, 'dead')
+    rig = Rig(one, lambda: talk('old'), [lambda: accept(one, 1, 2)])
+    rig.sender.wait = lambda seconds: rig.sender.renew(lambda: talk('new'), ('tcp', 'other', 2), 3,
+                                                       options(interval=0, flush=0, batch=1))
+    rig.run()
+    assert said == [('old', [1, 2]), ('new', [1]), ('new', [2])]
+    assert rig.sender.target == ('tcp', 'other', 2) and rig.sender.timeout == 3
+    assert rig.cursor.count['accepted'] == rig.cursor.count['sent'] == 2
