@@ -458,9 +458,9 @@ def test_a_batch_that_broke_off_half_way_is_sent_whole_on_a_new_connection():
         assert sender.cursor.count['sent'] == 0 and len(sender.cursor.frames) == 1
         port = server.port
     with TcpSink(port=port) as sink:
-        assert until(lambda: sender.cursor.count['sent'] == 1, 5)
-        sender.close(soon(2))
-        assert over.wait(3)
+        assert until(lambda: sender.cursor.count['sent'] == 1, 15)
+        sender.close(soon(15))
+        assert over.wait(15)
         got = sink.lines()
         assert len(got) == 40000 and got[0] == 'p' * 150 + '.t.n00000 0 1' and got[-1] == 'p' * 150 + '.t.n39999 39999 1'
 
