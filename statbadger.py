@@ -3648,11 +3648,16 @@ class Schedule:
 
     def after(self, ms):
         """The first grid point after that time."""
+        shortest = self.intervals[0]
+        if len(self.intervals) == 1:
+            return (int(ms) // shortest + 1) * shortest
         return min([(int(ms) // i + 1) * i for i in self.intervals])
 
     def next(self):
         """(grid point, monotonic ms at which to hold that tick)"""
         wall, now = self.clock.wall(), self.clock.monotonic()
+        if self.awaited and 0 <= wall - self.point < self.intervals[0]:
+            return self.point, now              # its time has come: nearly always
         ahead = self.last - wall if self.last is not None else 0
         if self.intervals[0] < ahead <= LARGEST_STEP:
             pause = (self.point - self.last) * (SLEWED + 1.0) / SLEWED
@@ -3679,13 +3684,13 @@ class Schedule:
 
     def begin(self, point):
         """Called when the tick is held: keeps count of what is late and what was skipped."""
-        if self.last is not None:
+        if self.last is not None and point - self.last > self.intervals[0]:
             self.skipped += self.between(max(self.last, self.since), point)
         self.lateness = max(0.0, self.clock.wall() - point)
         if self.lateness > self.intervals[0] / 10.0:
             self.late += 1
         self.last, self.last_monotonic = point, self.clock.monotonic()
-        self.follow(self.intervals)
+        self.point, self.awaited = self.after(point), False
 
 
 # == 12 AGENT: configuration to running parts; signals, reload, the end, the re-exec ============
@@ -4044,22 +4049,30 @@ class Agent:
             self.narrow = narrow_counters(tree)
         if point is None:  # user code counts its calls: the first tick is its first
             due = [r for r in due if r.chosen.kind]
-        found, began = [], now
-        late = {r: r.worker.ask(now, self.narrow, self.iteration) for r in due if r.worker}
-        patience = now + min(r.interval for r in self.modules) / 10000.0
+        found, began, late = [], now, {}
         for running in due:
-            if running in late:
-                fresh = []
-                if running.awaited:
-                    fresh = running.worker.collect(patience - tree.monotonic())
-                found += without(late[running], fresh) + fresh
+            if running.worker:
+                late[running] = running.worker.ask(now, self.narrow, self.iteration)
+        for running in due:
+            if running.worker:
+                found += self.answers(running, late[running], now)
             else:
                 found += running.source.read(now, self.narrow)
-            running.duration, began = tree.monotonic() - began, tree.monotonic()
-            if self.replay and running.source.could_read and point is not None:
-                running.last_ms = point
+                if self.replay and running.source.could_read and point is not None:
+                    running.last_ms = point
+            ended = tree.monotonic()
+            running.duration, began = ended - began, ended
         tree.fresh.clear()
         return found
+
+    def answers(self, running, late, began):
+        """What a module in a thread of its own says now, and what it said too late for the tick
+        before. It is waited for until a tenth of the shortest interval has passed."""
+        fresh = []
+        if running.awaited:
+            patience = min(r.interval for r in self.modules) / 10000.0
+            fresh = running.worker.collect(began + patience - self.tree.monotonic())
+        return without(late, fresh) + fresh
 
     def tick(self, point):
         """Reads what is due and hands the frame to the spool; False when nothing was due."""
@@ -4303,7 +4316,10 @@ class Agent:
         code any more, Python closes them."""
         import atexit
         import gc
-        self.senders, self.left, self.modules = [], [], []
+        for sender in self.everyone():
+            sender.talk = None
+        for running in self.modules:
+            running.source.instance = None
         gc.collect()
         atexit._run_exitfuncs()
 
