@@ -178,7 +178,8 @@ class Collectd(Statbadger):
 
 
 class NodeExporter(Agent):
-    """Scraped by us once a second as Prometheus does it: over one connection, in the text format, gzipped."""
+    """The same five collectors, and its own figures, which it gives unless told not to; scraped by us once a second
+    as Prometheus does it: over one connection, in the text format, gzipped."""
     name = 'node_exporter'
 
     def __init__(self, folder):
@@ -187,8 +188,7 @@ class NodeExporter(Agent):
             self.port = sock.getsockname()[1]
         collectors = ['--collector.' + word for word in ('disable-defaults', 'cpu', 'loadavg', 'diskstats', 'netdev',
                                                          'meminfo')]
-        self.start([program_of_node_exporter(), '--web.listen-address=127.0.0.1:%d' % self.port,
-                    '--web.disable-exporter-metrics'] + collectors, folder)
+        self.start([program_of_node_exporter(), '--web.listen-address=127.0.0.1:%d' % self.port] + collectors, folder)
         self.count, self.stopping = 0, threading.Event()
         self.thread = threading.Thread(target=self.scrape, daemon=True)
         self.thread.start()
@@ -284,7 +284,8 @@ def inside(seconds, traffic):
         raise SystemExit(1)                     # so that `finally` ends what was started
     signal.signal(signal.SIGTERM, terminated)
     # An address, for without one collectd's getaddrinfo(AI_ADDRCONFIG) finds no way to 127.0.0.1 and it sends nothing.
-    lines = ['link set lo up', 'link add va type veth peer name vb', 'addr add 192.0.2.1/32 dev va', 'link set va up', 'link set vb up']
+    lines = ['link set lo up', 'link add va type veth peer name vb', 'link set va up', 'link set vb up',
+             'addr add 192.0.2.1/32 dev va']
     for i in range(PAIRS):
         lines += ['link add va%d type veth peer name vb%d' % (i, i), 'link set va%d up' % i, 'link set vb%d up' % i]
     subprocess.run([command('ip'), '-batch', '-'], input='\n'.join(lines).encode(), check=True,
