@@ -655,6 +655,13 @@ def patterns(value):
     return [str(v) for v in value]
 
 
+def no_folder(value):
+    """Nothing: for what cannot be kept on disk yet."""
+    if value != '':
+        raise ValueError('"": in this version ticks wait in memory only')
+    return value
+
+
 def mapping(value):
     """{text: text}"""
     if not isinstance(value, dict) or not all(k and isinstance(v, str) for k, v in value.items()):
@@ -695,7 +702,7 @@ SPOOL_OPTIONS = [
            'Most bytes of ticks that wait for all sinks together; the oldest are dropped first'),
 ]
 SPOOL_DISK_OPTIONS = [               # not yet: known, checked, and in no example
-    Option('dir', choice(''), '', 'Folder of ticks that wait; empty = they wait in memory'),
+    Option('dir', no_folder, '', 'Folder of ticks that wait; empty = they wait in memory'),
     Option('max_bytes', whole(1 << 20, 1 << 50), 268435456, 'Most bytes in that folder'),
 ]
 LOG_OPTIONS = [
@@ -2706,10 +2713,10 @@ PIPE_BUF = 4096  # a pipe that poll() calls writable takes so many bytes without
 
 
 def left(deadline):
-    """Seconds until the deadline; raises ETIMEDOUT when it has passed."""
+    """Seconds until the deadline; raises ETIME when it has passed, which no socket does."""
     rest = deadline - time.monotonic()
     if rest <= 0:
-        raise OSError(errno.ETIMEDOUT, 'no end within the time allowed')
+        raise OSError(errno.ETIME, 'no end within the time allowed')
     return rest
 
 
@@ -2834,7 +2841,7 @@ class StreamLink:
             while self.overhear():
                 wait_for(self.fd, select.POLLIN, moment)
         except OSError as error:
-            if error.errno != errno.ETIMEDOUT:
+            if error.errno != errno.ETIME:
                 raise
 
     def acknowledged(self):
@@ -3050,7 +3057,11 @@ class Exchange:
     def linked(self):
         if self.link is None:
             self.deadline = time.monotonic() + self.timeout
-            self.link = self.opener.open(self.target, self.timeout, self.deadline)
+            try:
+                self.link = self.opener.open(self.target, self.timeout, self.deadline)
+            except OSError as error:
+                error.unreached = True
+                raise
         return self.link
 
     def next(self, step):
@@ -3074,7 +3085,7 @@ class Exchange:
     def collect(self, error):
         """What the peer's kernel has when the time is over need not be sent again: a sink that is
         slow gets on. After a reset that says nothing: nobody has read it."""
-        if error.errno == errno.ETIMEDOUT and self.marks:
+        if error.errno == errno.ETIME and self.marks:
             acknowledged = self.link.acknowledged()
             for sent, n in self.marks:
                 if sent <= acknowledged:
@@ -3411,12 +3422,16 @@ class Cursor:
             n += 1
         return self.frames[:n]
 
-    def keep(self):
-        """The batch under way failed: the same frames are offered again."""
+    def keep(self, broke=True, reached=True):
+        """The batch under way failed: the same frames are offered again. reached: there was a
+        connection; broke: it broke, and not only our patience. What went again and failed again
+        does not go a third time: a peer that breaks off again and again would get nothing else."""
         with self.spool.lock:
             if self.pinned:
                 self.same = self.frames[self.pinned - 1].seq
-            self.pinned, self.broke = 0, self.resends
+            if self.again and reached and self.pinned and not self.done_already:
+                self.recent = []
+            self.pinned, self.broke = 0, self.resends and (broke and reached or self.broke)
 
     def give_up(self):
         """All that waits is lost: the end has come."""
@@ -3568,9 +3583,9 @@ class Sender:
     def failed(self, error, reason):
         """Backs off after a failure, the batch kept; True when this is the end."""
         cursor = self.cursor
-        cursor.keep()
-        cursor.last_error = int(self.clock.wall() // 1000)
         code = getattr(error, 'errno', None)
+        cursor.keep(code != errno.ETIME, not hasattr(error, 'unreached'))
+        cursor.last_error = int(self.clock.wall() // 1000)
         if self.target[0] == 'stdout' and code in (errno.EPIPE, errno.EBADF):
             self.retired = True
             self.failure = reason if code == errno.EBADF else None

@@ -750,12 +750,16 @@ def test_what_was_sent_in_the_last_ten_seconds_goes_again_after_a_break_and_is_c
     each.keep()                                 # 1 to 29 were sent, 30 is under way
     accept(one, 31)
     assert numbers(each.next_batch()) == list(range(20, 30)) + [30]
-    each.keep()                                 # and once more
-    assert numbers(each.next_batch()) == list(range(20, 30)) + [30]
     each.done(10)
     assert each.count['sent'] == 29             # those that went again were counted before
     each.done(11)
     assert each.count['sent'] == 30
+    assert numbers(each.next_batch()) == [31]
+    each.keep(broke=False)                      # our patience was over: the peer has what its kernel has
+    assert numbers(each.next_batch()) == [31]
+    each.keep()
+    assert numbers(each.next_batch()) == list(range(21, 31)) + [31]
+    each.keep()                                 # not a third time: a peer that always breaks off must get on
     assert numbers(each.next_batch()) == [31]
     assert each.next_batch() == [] and each.count['sent'] == 31
     adds_up(each)
@@ -792,7 +796,7 @@ def test_what_the_peers_kernel_has_when_the_time_is_over_does_not_go_again():
 
         def send(self, data, deadline):
             if self.sent >= 40:
-                raise OSError(errno.ETIMEDOUT, 'over')
+                raise OSError(errno.ETIME, 'over')
             self.sent += len(data)
 
         def acknowledged(self):
