@@ -3595,9 +3595,14 @@ class Sender:
         self.failure = reason
         self.failures += 1
         self.told |= self.say(reason if isinstance(error, Later) else reason + '; the ticks wait')
+        if code == errno.ETIME and cursor.done_already:
+            return self.is_over()               # slow, but it gets on
         longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(self.failures, 10))
         asked = min(max(getattr(error, 'wait', 0), 0), LONGEST_PAUSE)
         self.wait(asked or longest * int.from_bytes(os.urandom(4), 'big') / 4294967296.0)
+        return self.is_over()
+
+    def is_over(self):
         return self.deadline is not None and self.now() >= self.deadline
 
     def say(self, reason):
