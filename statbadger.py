@@ -4348,6 +4348,7 @@ class Agent:
         code."""
         shots = snapshots(folder)
         intervals = sorted(r.interval for r in self.modules)
+        bound, self.spool.most = self.spool.most, 1 << 62       # nothing is dropped: we wait
         self.listen()
         self.start_senders()
         for i, (ms, path) in enumerate(shots):
@@ -4362,16 +4363,16 @@ class Agent:
                 continue
             if self.tick(near_grid(ms, intervals)) and ticks is not None:
                 ticks -= 1
-            self.room()
+            self.room(bound)
             if ticks == 0 or self.stopping or self.all_ended():
                 break
         return self.finish()
 
-    def room(self):
+    def room(self, bound):
         """Waits until the emitters have made room; one that takes nothing for longer than its
         patience is given up, so that the others get the rest."""
         progress = {}
-        while self.spool.bytes * 2 > self.spool.most and not self.all_ended() and not self.stopping:
+        while self.spool.bytes * 2 > bound and not self.all_ended() and not self.stopping:
             now = self.clock.monotonic() / 1000.0
             for chosen, sender in self.senders:
                 cursor = sender.cursor
