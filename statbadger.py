@@ -391,7 +391,9 @@ def json_value(value):
         return '[%s]' % ', '.join(map(json_value, value))
     if value is None or value is True or value is False:
         return {None: 'null', True: 'true', False: 'false'}[value]
-    return json_text(value) if isinstance(value, str) else '%.12g' % value
+    if isinstance(value, str):
+        return json_text(value)
+    return '%d' % value if isinstance(value, int) else '%.12g' % value
 
 
 class JsonReader:
@@ -850,11 +852,12 @@ BROKEN = object()               # a text with a mistake in its ${...}: said, the
 class Checker:
     """Checks what was read against what is declared and collects every mistake, with its place.
 
-    .hidden: the paths whose text came from a file and is shown nowhere.
+    .hidden: {path: the text as it was written} of what was filled in from outside, perhaps a
+    secret, and is shown as it was written only.
     """
 
     def __init__(self, place, lines):
-        self.place, self.lines, self.problems, self.hidden = place, lines, [], set()
+        self.place, self.lines, self.problems, self.hidden = place, lines, [], {}
 
     def say(self, path, what):
         line = self.lines.get(path, self.lines.get(path[:-1], 0))
@@ -866,8 +869,9 @@ class Checker:
         self.say(path, 'found %s, need %s' % (self.shown(path, value), need))
 
     def shown(self, path, value):
-        """The value as JSON, cut when it is long; **** when any of it came from a file."""
-        if any(hidden[:len(path)] == path for hidden in self.hidden):
+        """The value as JSON, cut when it is long; **** when any of it came from outside."""
+        value = self.hidden.get(path, value)
+        if any(hidden[:len(path)] == path and hidden != path for hidden in self.hidden):
             return '****'
         words = json_value(value)
         return words if len(words) < 80 else words[:76] + ' ...'
@@ -880,15 +884,14 @@ class Checker:
         if isinstance(value, list):
             members = [self.expand(v, path + (i,)) for i, v in enumerate(value)]
             return [v for v in members if v is not BROKEN]
-        if isinstance(value, str) and not isinstance(value, Loose):
+        if isinstance(value, str) and '${' in value:
             try:
                 filled = expand(value, self.place)
             except ValueError as error:
                 self.found(path, value, error)
                 return BROKEN
-            if '${file:' in value:
-                self.hidden.add(path)
-            return filled
+            self.hidden[path] = str(value)
+            return Loose(filled) if isinstance(value, Loose) else filled
         return value
 
     def object(self, given, path):
@@ -976,11 +979,11 @@ def choose(checker, what, name, options, registry, common, folder):
     file = options.get('file') or (os.path.join(folder, kind + '.py') if folder else '')
     stamp = isinstance(file, str) and file and place.stamp(place.path(file))
     if not stamp:
-        if file:
+        if options.get('file'):
             checker.found(path + ('file',), file, 'a Python file that exists')
         else:
-            checker.say(path, 'found an unknown kind %s, need one of %s, or "file"%s' % (
-                checker.shown(path + ('type',), kind), ', '.join(registry),
+            checker.say(path, 'found an unknown kind %s, need one of %s, or %s%s' % (
+                checker.shown(path + ('type',), kind), ', '.join(registry), file or '"file"',
                 did_you_mean(kind, registry)))
         return []
     return [Chosen(name, None, checker.options(common + USER_OPTIONS, options, path, None),
@@ -1015,10 +1018,12 @@ def read_config(content, place, command=None):
 # -- the command line on top: -e NAME[,key=value...] ------------------------------------------
 
 class Command:
-    """What the command line says of the configuration: [piece], [piece], seconds or None."""
+    """What the command line says of the configuration: [piece], [piece], seconds or None. folder:
+    where its relative paths start."""
 
-    def __init__(self, modules=(), emitters=(), interval=None):
+    def __init__(self, modules=(), emitters=(), interval=None, folder=''):
         self.modules, self.emitters, self.interval = modules, emitters, interval
+        self.folder = folder
 
 
 def overlay(given, lines, command):
@@ -1034,10 +1039,10 @@ def overlay(given, lines, command):
             given[what] = members = {}
             lines[(what,)] = None
             for piece in pieces:
-                put_piece(piece, what, old, members, lines, registry, common)
+                put_piece(piece, what, old, members, lines, registry, common, command.folder)
 
 
-def put_piece(piece, what, old, members, lines, registry, common):
+def put_piece(piece, what, old, members, lines, registry, common, folder):
     """Adds one -e or -m: the file's options of that name, those given on top of them."""
     words = split_commas(piece)
     base = name = words[0].strip()
@@ -1062,6 +1067,8 @@ def put_piece(piece, what, old, members, lines, registry, common):
             key = head
         else:
             options[key] = value
+        if key == 'file' and isinstance(value, Loose) and value:
+            options[key] = Loose(os.path.join(folder, value))
         lines[(what, name, key)] = None
     members[name] = options
 
@@ -1331,45 +1338,48 @@ def is_decimal(word):
 
 # -- who this host is -------------------------------------------------------------------------
 
-def host_identity(tree, configured):
-    """{datacenter ... ipv6}: what is configured, else what the host says of itself, else ''."""
+def host_identity(tree, configured, before=None):
+    """{datacenter ... ipv6}: what is configured, else what the host says of itself, else ''. What
+    cannot be asked this time is as it was before."""
     identity = dict(configured)
-    if not identity['hostname']:
-        identity['hostname'] = host_name(tree)
-    if not identity['ipv4'] or not identity['ipv6']:
-        interface, networks = default_route(tree)
-        identity['ipv4'] = identity['ipv4'] or ipv4_address(tree, interface, networks)
-        identity['ipv6'] = identity['ipv6'] or ipv6_address(tree, interface)
+    for key, question in (('hostname', host_name), ('ipv4', ipv4_address), ('ipv6', ipv6_address)):
+        if not identity[key]:
+            try:
+                identity[key] = question(tree)
+            except Absent:
+                identity[key] = before[key] if before else ''
     return identity
 
 
 def host_name(tree):
-    """The kernel's answer; under a foreign root etc/hostname comes first."""
-    names = ['etc/hostname'] * tree.foreign + ['proc/sys/kernel/hostname']
-    for name in names:
+    """The kernel's answer; under a foreign root etc/hostname comes first. Raises Absent."""
+    if tree.foreign:
         try:
-            lines = tree.read(name, True).decode('utf-8', 'replace').replace('\0', '').split('\n')
+            name = first_line(tree.read('etc/hostname', True))
+            if name:
+                return name
         except Absent:
-            continue
-        for line in lines:
-            if line.strip() and not line.startswith('#'):       # hostname(5): comments are allowed
-                return line.strip()
+            pass
+    return first_line(tree.read('proc/sys/kernel/hostname', True))
+
+
+def first_line(data):
+    """The first line that says something (hostname(5): comments are allowed), or ''."""
+    for line in data.decode('utf-8', 'replace').replace('\0', '').split('\n'):
+        if line.strip() and not line.startswith('#'):
+            return line.strip()
     return ''
 
 
 def default_route(tree):
     """(interface, [(network, mask)]) of the default route with the lowest metric, the network of
-    its gateway first; (None, []) without one.
+    its gateway first; (None, []) without one. Raises Absent.
 
     proc/net/route: `eth0 00000000 0102A8C0 0003 0 0 100 00000000 0 0 0`, addresses as the machine
     keeps them.
     """
     best, routes = None, []
-    try:
-        lines = tree.read('proc/net/route', True).split(b'\n')[1:]
-    except Absent:
-        return None, []
-    for line in lines:
+    for line in tree.read('proc/net/route', True).split(b'\n')[1:]:
         words = line.split()
         try:
             destination, gateway, flags, mask = (int(words[i], 16) for i in (1, 2, 3, 7))
@@ -1389,9 +1399,10 @@ def default_route(tree):
     return interface, sorted(networks, key=lambda n: gateway & n[1] != n[0])
 
 
-def ipv4_address(tree, interface, networks):
+def ipv4_address(tree):
     """The first local address that lies in one of the networks, in their order; or the only one
     there is, for a cloud's default route may lead to a gateway in no network of ours; or ''."""
+    interface, networks = default_route(tree)
     addresses = local_addresses(tree) if interface else []
     for network, mask in networks:
         for word, value in addresses:
@@ -1405,11 +1416,7 @@ def local_addresses(tree):
 
     `           |-- 10.0.2.15` and below it `              /32 host LOCAL`
     """
-    try:
-        lines = tree.read('proc/net/fib_trie', True).split(b'\n')
-    except Absent:
-        return []
-    found = {}
+    lines, found = tree.read('proc/net/fib_trie', True).split(b'\n'), {}
     for line, below in zip(lines, lines[1:]):
         words = line.split()
         if words[:1] == [b'|--'] and below.split() == [b'/32', b'host', b'LOCAL']:
@@ -1422,16 +1429,13 @@ def local_addresses(tree):
     return list(found.items())
 
 
-def ipv6_address(tree, interface):
-    """The interface's first global address in proc/net/if_inet6 that is meant to stay, or ''.
+def ipv6_address(tree):
+    """The first global address in proc/net/if_inet6 that is meant to stay, or ''.
 
     `20010db8000000000000000000000001 02 40 00 80 eth0`: address, index, prefix, scope, flags, name.
     """
-    try:
-        lines = tree.read('proc/net/if_inet6', True).split(b'\n')
-    except Absent:
-        return ''
-    for line in lines:
+    interface = default_route(tree)[0]
+    for line in tree.read('proc/net/if_inet6', True).split(b'\n'):
         words = line.split()
         try:
             passing = int(words[4], 16) & 0x61          # temporary, deprecated, tentative
@@ -2329,7 +2333,8 @@ class Parts:
                 tree.when = now
                 found = list(part(tree, self.options, self.memory))
             except Exception as error:          # also ours: the other parts and ticks go on
-                state[2:5] = failures + 1, now + min(self.LONGEST, 2.0 ** failures) - 0.5, True
+                pause = min(self.LONGEST, 2.0 ** min(failures, 10)) - 0.5
+                state[2:5] = failures + 1, now + pause, True
                 self.errors += 1
                 if not said and (self.patient or not rates.keys):
                     self.said('warning', '%s: %s' % (self.name, self.trouble_of(error)))
@@ -2472,8 +2477,9 @@ class PayloadJson:
         if not self.pretty:
             return '{%s, "timestamp": %s, "points": [%s]}\n' % (
                 head, time_text(frame.time_ms), lines.rstrip(',\n').replace(',\n', ', '))
-        return '{%s,\n "timestamp": %s,\n "points": [\n%s\n ]}\n' % (
-            head, time_text(frame.time_ms), lines.rstrip(',\n'))
+        points = lines.rstrip(',\n')
+        return '{%s,\n "timestamp": %s,\n "points": [%s]}\n' % (
+            head, time_text(frame.time_ms), '\n%s\n ' % points if points else '')
 
     def pretty_lines(self, layout, identity, forms):
         """`  {"cpu.user":   {"value":       %.12g, "units": "percent"}},`, the columns below each
@@ -3164,6 +3170,20 @@ class Log:
         stamp = time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())
         self.write(('%s statbadger %s: %s\n' % (stamp, level, message)).encode())
 
+    def probe(self, dest):
+        """Raises ConfigError when that file cannot be written."""
+        if dest != 'stderr':
+            try:
+                os.close(self.open(dest))
+            except (OSError, ValueError) as error:
+                raise ConfigError('log.dest: found %s (%s), need a file that can be written' % (
+                    json_text(dest), getattr(error, 'strerror', None) or error))
+
+    @staticmethod
+    def open(dest):
+        how = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+        return os.open(dest, how, 0o640)
+
     def write(self, data):
         try:
             if self.dest == 'stderr':
@@ -3173,8 +3193,7 @@ class Log:
                     os.write(2, data[:PIPE_BUF])
                     return
             else:
-                how = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
-                fd = os.open(self.dest, how, 0o640)
+                fd = self.open(self.dest)
                 try:
                     os.write(fd, data)
                 finally:
@@ -3221,11 +3240,20 @@ class Spool:
                 self.hold(frame, len(takers))
                 for cursor in takers:
                     cursor.take(frame)
+                if self.bytes * 2 > self.most:
+                    takers = self.hurry()
                 while self.bytes > self.most and self.drop_oldest(frame):
                     pass
             awake = [c for c in takers if c.rouse()]
         for cursor in awake:
             cursor.bell.ring()
+
+    def hurry(self):
+        """There is little room: what `flush` gathers may go now. Gives all cursors."""
+        for cursor in self.cursors:
+            if cursor.frames:
+                cursor.ripe = cursor.frames[-1].seq
+        return self.cursors
 
     def hold(self, frame, holders):
         self.holders[frame.seq] = holders
@@ -3389,6 +3417,9 @@ class Cursor:
             self.broke = False
             since = gone[-1].time_ms - RESENT
             self.recent = [f for f in self.recent + gone if f.time_ms > since][-MOST_RESENT:]
+            room = self.spool.most // (4 * max(1, len(self.spool.cursors)))
+            while sum([f.bytes for f in self.recent]) > room:
+                self.recent.pop(0)
         self.spool.release(gone)
 
     def next_batch(self, wanted=True):
@@ -3490,7 +3521,8 @@ class Sender:
     def renew(self, talk, target, timeout, options):
         """Another dialogue follows as soon as the one under way asks for its next batch or fails:
         a reload changed the options. What is pending stays."""
-        self.renewal = talk, target, timeout, options
+        with self.cursor.spool.lock:
+            self.renewal = talk, target, timeout, options
         self.cursor.bell.ring()
 
     def run(self):
@@ -3504,16 +3536,20 @@ class Sender:
             except Refused as error:
                 self.refused(error)
             except OSError as error:
-                self.ended = self.failed(error, error.strerror or str(error)) or self.ended
+                user = self.target[0] == 'none'     # whose OSError may come from anywhere
+                reason = trouble(error) if user else error.strerror or str(error)
+                self.ended = self.failed(error, reason) or self.ended
             except BaseException as error:      # ours or a user's: said with its place
                 self.ended = self.failed(error, trouble(error)) or self.ended
         self.cursor.give_up()
+        if self.abandoned:                      # nobody knows of it any more
+            self.cursor.bell.close()
         self.finished()
 
     def begin_anew(self):
-        if self.renewal:
-            (self.talk, self.target, self.timeout, options), self.renewal = self.renewal, None
-            with self.cursor.spool.lock:
+        with self.cursor.spool.lock:
+            if self.renewal:
+                (self.talk, self.target, self.timeout, options), self.renewal = self.renewal, None
                 self.cursor.configure(options, self.target)
 
     def ending(self):
@@ -3565,11 +3601,15 @@ class Sender:
     def shortfall(self):
         """`graphite: 3 of 5 ticks were not delivered: Connection refused`, or None."""
         cursor, count = self.cursor, self.cursor.count
-        lost = len(cursor.frames) + count['dropped'] + count['quarantined'] + count['damaged']
+        with cursor.spool.lock:
+            lost = len(cursor.frames) + count['dropped'] + count['quarantined'] + count['damaged']
+            under_way = cursor.pinned
         if (self.retired and not self.failure) or (not lost and not self.retired):
             return None
-        return '%s: %d of %d ticks were not delivered%s' % (
-            cursor.name, lost, count['accepted'], ': %s' % self.failure if self.failure else '')
+        reason = (self.failure or under_way and 'it has not answered'
+                  or count['dropped'] and 'there was no room for more' or 'they were refused')
+        return '%s: %d of %d ticks were not delivered: %s' % (
+            cursor.name, lost, count['accepted'], reason)
 
     def recovered(self):
         if self.told:
@@ -3715,7 +3755,7 @@ class Schedule:
 
 # == 12 AGENT: configuration to running parts; signals, reload, the end, the re-exec ============
 
-FEW_TICKS = 5                   # a run this short does not pay for shedding the compiler
+FEW_TICKS, A_WHILE = 5, 20.0    # ticks and seconds: a shorter run need not shed the compiler
 LAST_WORDS = 5.0                # seconds that SIGTERM and SIGINT leave for delivery
 IDENTITY_EVERY = 60.0           # seconds between looks at who this host is: addresses come late
 
@@ -3763,18 +3803,17 @@ def load_user(chosen, method, log):
     if 'site' not in sys.modules:  # after the re-exec: user code may want what was installed
         import site
         site.main()
+    folder, base = os.path.split(chosen.file)
+    if folder not in sys.path:                  # files beside it; last, so that they hide nothing
+        sys.path.append(folder)
+    code = user_code(chosen)
     try:
-        mode = os.stat(chosen.file)
-        if os.geteuid() == 0 and mode.st_mode & 2:
-            fail('a file that everybody can write',
-                 'one that only its owner can, since root runs it')
-        with open(chosen.file, 'rb') as file:
-            code = compile(file.read(), chosen.file, 'exec', dont_inherit=True)
-        space = type(sys)(os.path.basename(chosen.file)[:-3])
+        # Under a name of ours: a module of the user's called queue is not the library's.
+        space = type(sys)('statbadger_user_' + base[:-3])
+        sys.modules[space.__name__] = space
         space.__file__ = chosen.file
-        sys.modules.setdefault(space.__name__, space)
         exec(code, space.__dict__)
-        names = (space.__name__, chosen.name, chosen.options.type)
+        names = (base[:-3], chosen.name, chosen.options.type)
         made = [space.__dict__[n] for n in names if isinstance(space.__dict__.get(n), type)]
         if not made:
             fail('no class %s' % names[0], 'one')
@@ -3786,6 +3825,19 @@ def load_user(chosen, method, log):
     if not callable(getattr(instance, method, None)):
         fail('a class without %s()' % method, 'one with it')
     return instance
+
+
+def user_code(chosen):
+    """The code object of a user's file; ConfigError says what is wrong with it."""
+    try:
+        if os.geteuid() == 0 and os.stat(chosen.file).st_mode & 2:
+            raise ConfigError('%s: %s: found a file that everybody can write, need one that only '
+                              'its owner can, since root runs it' % (chosen.file, chosen.name))
+        with open(chosen.file, 'rb') as file:
+            return compile(file.read(), chosen.file, 'exec', dont_inherit=True)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ConfigError('%s: %s: found %s: %s, need code that loads' % (
+            chosen.file, chosen.name, type(error).__name__, error))
 
 
 def plain(value):
@@ -3816,6 +3868,7 @@ class UserModule:
             self.failing = True
             return []
         self.failing = False
+        points = list({point[0]: point for point in reversed(points)}.values())[::-1]
         key = [(name, unit, isinstance(value, int)) for name, unit, value in points]
         if key != self.key:
             self.key, self.large = key, any(k[2] for k in key)
@@ -3856,12 +3909,14 @@ def user_dialogue(instance, keep):
 
 class Worker:
     """A module in a thread of its own. ask() starts a reading, collect() waits for it so many
-    seconds; what comes later the next ask() gives, once. Owns two bells, which its thread
-    closes."""
+    seconds; what comes later the next call gives, once. took: seconds of the last reading. Owns two
+    bells, which its thread closes."""
+    LONG = 10.0                                 # seconds of a reading that are worth a warning
 
     def __init__(self, source):
         self.source, self.asked, self.ready = source, Bell(), Bell()
         self.work, self.answers, self.busy, self.closed = None, [], False, False
+        self.took, self.asked_at, self.warned = 0.0, 0.0, False
         _thread.start_new_thread(self.run, ())
 
     def run(self):
@@ -3869,11 +3924,13 @@ class Worker:
             self.asked.wait()
             if self.closed:
                 break
+            began = time.monotonic()
             try:
                 answer = self.source.read(*self.work)
             except Exception as error:          # ours: the thread must live
                 self.source.said('error', trouble(error))
                 answer = []
+            self.took, self.warned = time.monotonic() - began, False
             self.answers.append(answer)
             self.busy = False
             self.ready.ring()
@@ -3884,11 +3941,15 @@ class Worker:
     def ask(self, *work):
         """Starts a reading, unless the one before has not ended; gives what that one said too
         late."""
-        late = self.take()
+        late, now = self.take(), time.monotonic()
         if not self.busy:
             self.ready.wait(0)
-            self.work, self.busy = work, True
+            self.work, self.busy, self.asked_at = work, True, now
             self.asked.ring()
+        elif now - self.asked_at > self.LONG and not self.warned:
+            self.warned = True
+            self.source.said('warning', '%s: a reading takes longer than %d s' % (self.source.name,
+                                                                                 self.LONG))
         return late
 
     def collect(self, patience):
@@ -3950,13 +4011,15 @@ class Agent:
         self.load, self.tree, self.clock, self.log, self.replay = load, tree, clock, log, replay
         self.bell, self.hangup, self.stopping = Bell(), False, False
         self.settings = load()
+        self.log.probe(self.settings.log.dest)
         self.configure_log()
         self.spool = Spool(self.settings.spool.memory_bytes)
         self.opener_stdout = StdoutLink()
         self.modules, self.senders, self.left = [], [], []
         self.layouts, self.latest, self.statm = {}, None, None
         self.identity, self.identity_at = None, 0.0
-        self.iteration, self.narrow, self.schedule, self.unrecorded = 0, None, None, None
+        self.iteration, self.narrow, self.schedule = 0, None, None
+        self.unrecorded = self.unheld = None
         self.make_modules(self.settings, self.modules)
         self.make_senders(self.settings, self.senders, [])
 
@@ -4046,7 +4109,8 @@ class Agent:
         if (self.identity is None or now - self.identity_at >= IDENTITY_EVERY
                 or not self.identity['hostname']):
             top = self.settings.top
-            found = host_identity(self.tree, {key: getattr(top, key) for key in IDENTITY_KEYS})
+            configured = {key: getattr(top, key) for key in IDENTITY_KEYS}
+            found = host_identity(self.tree, configured, self.identity)
             if found != self.identity:
                 self.identity = found
             self.identity_at = now
@@ -4073,22 +4137,25 @@ class Agent:
         for running in due:
             if running.worker:
                 late[running] = running.worker.ask(now, self.narrow, self.iteration)
-        for running in due:
+        for running in due if point is None else self.modules:
             if running.worker:
-                found += self.answers(running, late[running], now)
-            else:
+                found += self.answers(running, late.get(running), now)
+            elif running in due:
                 found += running.source.read(now, self.narrow)
                 if self.replay and running.source.could_read and point is not None:
                     running.last_ms = point
             ended = tree.monotonic()
-            running.duration, began = ended - began, ended
+            running.duration, began = ended - began, ended      # of a thread: see Worker.took
         tree.fresh.clear()
         return found
 
     def answers(self, running, late, began):
         """What a module in a thread of its own says now, and what it said too late for the tick
-        before. It is waited for until a tenth of the shortest interval has passed."""
+        before. It is waited for until a tenth of the shortest interval has passed. late: None for
+        one that was not asked, since it is not due."""
         fresh = []
+        if late is None:
+            return running.worker.take()
         if running.awaited:
             patience = min(r.interval for r in self.modules) / 10000.0
             fresh = running.worker.collect(began + patience - self.tree.monotonic())
@@ -4136,7 +4203,8 @@ class Agent:
             late, skipped, lateness = schedule.late, schedule.skipped, schedule.lateness / 1000.0
         yield SELF, (), [times[0] + times[1], rss, self.iteration, late, skipped, lateness]
         for running in self.modules:
-            yield SELF_MODULE, (running.chosen.name,), [running.duration, running.source.errors]
+            took = running.worker.took if running.worker else running.duration
+            yield SELF_MODULE, (running.chosen.name,), [took, running.source.errors]
         now = self.clock.wall()
         for chosen, sender in self.senders:
             cursor = sender.cursor
@@ -4211,7 +4279,9 @@ class Agent:
         try:
             return self.tick(point)
         except Exception as error:
-            self.log('error', 'tick: %s' % trouble(error))
+            if self.unheld != trouble(error):
+                self.unheld = trouble(error)
+                self.log('error', 'a tick was lost: %s' % self.unheld)
             return True
 
     def wait_for_tick(self):
@@ -4250,6 +4320,7 @@ class Agent:
         modules, senders, renewals = [], [], []
         try:
             settings = self.load()
+            self.log.probe(settings.log.dest)
             self.make_modules(settings, modules)
             self.make_senders(settings, senders, renewals)
             renewed = [(sender, chosen, self.dialogue_of(chosen)) for sender, chosen in renewals]
@@ -4329,7 +4400,9 @@ class Agent:
         lines = [sender.shortfall() for sender in self.everyone() if sender.shortfall()]
         for line in lines:
             complain('statbadger: %s' % line)
-        return 1 if lines or self.unrecorded else 0
+            if self.log.dest != 'stderr':
+                self.log('error', line)
+        return 1 if lines or self.unrecorded or self.unheld else 0
 
     def let_go(self):
         """User code may hold files open, with text that was not written yet: once nobody holds the
@@ -4341,11 +4414,15 @@ class Agent:
         for running in self.modules:
             running.source.instance = None
         gc.collect()
-        atexit._run_exitfuncs()
+        done = Bell()
+        _thread.start_new_thread(lambda: (atexit._run_exitfuncs(), done.ring()), ())
+        done.wait(1.0)
 
     def run_replay(self, folder, ticks=None):
         """Runs the pipeline over a recording, as fast as the emitters take it; gives the exit
         code."""
+        if not self.modules:
+            raise ConfigError('--replay: found no module that reads files, need one')
         shots = snapshots(folder)
         intervals = sorted(r.interval for r in self.modules)
         bound, self.spool.most = self.spool.most, 1 << 62       # nothing is dropped: we wait
@@ -4373,6 +4450,10 @@ class Agent:
         patience is given up, so that the others get the rest."""
         progress = {}
         while self.spool.bytes * 2 > bound and not self.all_ended() and not self.stopping:
+            with self.spool.lock:
+                awake = [cursor for cursor in self.spool.hurry() if cursor.rouse()]
+            for cursor in awake:
+                cursor.bell.ring()
             now = self.clock.monotonic() / 1000.0
             for chosen, sender in self.senders:
                 cursor = sender.cursor
@@ -4400,7 +4481,7 @@ def complain(message):
         poll = select.poll()
         poll.register(2, select.POLLOUT)
         if poll.poll(0):                        # a terminal that nobody reads must not hold us up
-            os.write(2, (printable(message) + '\n').encode()[:PIPE_BUF])
+            os.write(2, printable(message).encode()[:PIPE_BUF - 1] + b'\n')
     except OSError:
         pass                                    # nobody to tell
 
@@ -4412,7 +4493,7 @@ class Config:
 
     def __init__(self, arguments):
         name = arguments['f']
-        self.command = Command(arguments['m'], arguments['e'], arguments['i'])
+        self.command = Command(arguments['m'], arguments['e'], arguments['i'], working_folder())
         self.file = name if name != '-' else None
         self.text, self.loaded, shown = None, False, name
         if name == '-':
@@ -4437,12 +4518,15 @@ class Config:
 def config_place(shown, file):
     """The Place of a configuration: what it refers to is seen from the folder of its file, or else
     from where the program was started."""
-    try:
-        here = os.getcwd()
-    except OSError:
-        here = ''                               # it was removed
-    folder = os.path.dirname(os.path.join(here, file))
+    folder = os.path.dirname(os.path.join(working_folder(), file))
     return Place(shown, folder, os.environ, read_text, file_stamp)
+
+
+def working_folder():
+    try:
+        return os.getcwd()
+    except OSError:
+        return ''                               # it was removed
 
 
 def standard_input():
@@ -4668,8 +4752,9 @@ def split_flag(word, kinds):
         flag, value = word[:2], word[2:]
     flag = '-h' if flag == '--help' else flag
     if flag not in kinds:
+        shown = word.split('=')[0].split(',')[0]        # a password may stand behind it
         raise ConfigError('command line: found %s, need one of %s%s' % (
-            json_text(word), ', '.join(kinds), did_you_mean(flag, kinds)))
+            json_text(shown), ', '.join(kinds), did_you_mean(flag, kinds)))
     return flag, value
 
 
@@ -4689,8 +4774,7 @@ def main(argv):
             check_arguments(arguments)
             if arguments['bake'] is not None:
                 return show(bake(arguments['bake']))
-            long = not arguments['n'] or int(arguments['n']) > FEW_TICKS
-            if long and not arguments['check'] and not arguments['replay']:
+            if is_long(arguments) and not arguments['check'] and not arguments['replay']:
                 shed(arguments)
         return run(arguments)
     except ConfigError as error:
@@ -4706,6 +4790,15 @@ def version():
     return 'statbadger %s\n' % VERSION
 
 
+def is_long(arguments):
+    """Whether a run is worth shedding the compiler for."""
+    if not arguments['n']:
+        return True
+    interval = arguments['i'] or '1'
+    ticks = int(arguments['n'])
+    return ticks > FEW_TICKS or is_decimal(interval) and ticks * float(interval) > A_WHILE
+
+
 def check_arguments(arguments):
     """Mistakes that can be told before anything runs."""
     n = arguments['n']
@@ -4719,13 +4812,20 @@ def check_arguments(arguments):
     for flag in ('root', 'replay'):
         if arguments[flag] is not None and not os.path.isdir(arguments[flag]):
             raise ConfigError('--%s: found %s, need a folder' % (flag, json_text(arguments[flag])))
+    for name in ('HOST_ROOT', 'HOST_PROC', 'HOST_SYS'):
+        value = '' if arguments['root'] or arguments['replay'] else os.environ.get(name, '')
+        if value and not os.path.isdir(value):
+            raise ConfigError('%s: found %s, need a folder' % (name, json_text(value)))
     if arguments['replay'] is not None and not snapshots(arguments['replay']):
         raise ConfigError('--replay: found %s, need a folder that --record made'
                           % json_text(arguments['replay']))
+    for flag in ('e', 'm', 'i', 'n', 'f'):
+        if arguments['bake'] is not None and arguments[flag]:
+            raise ConfigError('--bake: found -%s with it, need the file alone' % flag)
     for flag in ('root', 'record'):
         if arguments['replay'] is not None and arguments[flag] is not None:
             raise ConfigError('--replay: found --%s with it, need one of them' % flag)
-    if arguments['record'] is not None:
+    if arguments['record'] is not None and not arguments['check']:
         try:
             os.makedirs(arguments['record'], exist_ok=True)
         except OSError as error:
@@ -4741,7 +4841,11 @@ def run(arguments):
     """Checks, or runs the agent, live or over a recording."""
     config = Config(arguments)
     if arguments['check']:
-        return show(description(config.settings(), config.place.name, arguments))
+        settings = config.settings()
+        for chosen in settings.modules + settings.emitters:
+            if chosen.kind is None:
+                user_code(chosen)
+        return show(description(settings, config.place.name, arguments))
     clock, log = Clock(), Log()
     if arguments['record']:
         log('warning', 'recording: command lines and names in it may hold secrets')
@@ -4784,18 +4888,19 @@ def description(settings, name, arguments):
              'log       %s and above to %s' % (settings.log.level, settings.log.dest), '']
     for what, chosen_ones in (('modules', settings.modules), ('emitters', settings.emitters)):
         for chosen in chosen_ones:
-            hidden = [path[2] for path in settings.hidden if path[:2] == (what, chosen.name)]
+            hidden = {path[2]: json_text(text) if len(path) == 3 else '****'
+                      for path, text in settings.hidden.items() if path[:2] == (what, chosen.name)}
             lines.append('%-9s %s' % (what[:-1], described(chosen, hidden)))
     return '\n'.join(lines + [''])
 
 
 def described(chosen, hidden):
     """`graphite: host "10.0.0.9", timeout 5 -> tcp 10.0.0.9 2003`: the options that are not the
-    default, and where it talks to."""
+    default, and where it talks to. hidden: {option: how to show it} of what came from outside."""
     common, kinds = ((EMITTER_OPTIONS, EMITTERS) if hasattr(chosen.options, 'flush')
                      else (MODULE_OPTIONS, MODULES))
     declared = common + (kinds[chosen.kind].options if chosen.kind else USER_OPTIONS)
-    words = ['%s %s' % (o.name, '****' if o.name in hidden else json_value(chosen.options[o.name]))
+    words = ['%s %s' % (o.name, hidden.get(o.name) or json_value(chosen.options[o.name]))
              for o in declared if chosen.options[o.name] != o.default]
     text = chosen.name + (': ' + ', '.join(words) if words else '')
     if chosen.kind in EMITTERS:
@@ -4844,7 +4949,12 @@ def bake(name):
     if program_from_stdin():
         raise ConfigError('--bake: found the program on standard input, need it in a file')
     text = read_text_or_fail(name)
-    read_config(text, config_place(name, name))
+    settings = read_config(text, config_place(name, name))
+    for chosen in settings.modules + settings.emitters:
+        if chosen.kind is None and not os.path.isabs(chosen.options.file):
+            raise ConfigError('--bake: %s: found the file %s, need an absolute path, for the copy '
+                              'may stand anywhere and user code stays outside of it' % (
+                                  chosen.name, json_text(chosen.options.file or chosen.file)))
     program = read_text_or_fail(__file__)
     start = program.index('\nBAKED = ') + 1
     end = program.index('\n\n\n# == 1 ', start)

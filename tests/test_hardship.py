@@ -372,3 +372,128 @@ def test_ticks_that_were_never_due_are_not_skipped_after_a_reload():
     clock.advance(point - clock.now)
     schedule.begin(point)
     assert schedule.skipped == 0
+
+
+# -- long runs, in little time ------------------------------------------------------------------------
+
+def test_a_file_that_is_missing_for_days_stops_nothing(host):
+    tree, said = host({'proc/loadavg': '0.01 0.04 0.05 2/321 4242\n'}), []
+    kinds = [statbadger.Parts(name, statbadger.MODULES[name].parts, None, tree, lambda *words: said.append(words))
+             for name in ('load', 'cpu')]
+    for minute in range(3000):
+        tree.fresh.clear()
+        assert len(kinds[0].read(minute * 61.0)) == 1 and kinds[1].read(minute * 61.0) == []
+    assert len(said) == 1 and kinds[1].errors == 3000
+
+
+def test_a_replay_of_many_snapshots_without_a_file_stops_nothing(run, tmp_path):
+    for i in range(1100):
+        path = tmp_path / 'r' / ('%d.000' % (1700000000 + i)) / 'proc'
+        path.mkdir(parents=True)
+        (path / 'loadavg').write_text('0.01 0.04 0.05 2/321 4242\n')
+    done = run('--replay', tmp_path / 'r', '-m', 'load', '-m', 'cpu', '-e', 'stdout')
+    assert done.code == 0 and done.out.count('\n') == 1099
+
+
+def test_a_replay_keeps_who_the_host_is_when_a_snapshot_does_not_say(run, tmp_path):
+    for i in range(130):
+        path = tmp_path / 'r' / ('%.3f' % (1700000000 + i * 1.001)) / 'proc'
+        (path / 'sys' / 'kernel').mkdir(parents=True)
+        (path / 'loadavg').write_text('0.01 0.04 0.05 2/321 4242\n')
+        if i == 0:
+            (path / 'sys' / 'kernel' / 'hostname').write_text('n1\n')
+    done = run('--replay', tmp_path / 'r', '-m', 'load', '-e', 'stdout')
+    assert set(p['hostname'] for p in payloads(done.out)) == {'n1'}
+
+
+def test_what_a_slow_module_says_joins_the_next_tick_also_when_its_own_turn_is_far_off(run, tmp_path):
+    (tmp_path / 'slow.py').write_text('import time\nclass slow:\n    def __init__(self, c, l): pass\n    def get_stats(self, n):\n'
+                                      '        time.sleep(0.25)\n        return [{"slow.at": {"value": time.time(), "units": "s"}}]\n')
+    done = run('-f', conf(tmp_path, interval=0.1, modules={'load': {}, 'slow': {'file': 'slow.py', 'interval': 1}},
+                          emitters={'stdout': {}}), '-n', '18')
+    ages = [p['timestamp'] - points(p)['slow.at'] for p in payloads(done.out) if 'slow.at' in points(p)]
+    assert ages and max(ages) < 0.5
+
+
+def test_ticks_that_flush_gathers_go_early_when_there_is_no_room(run, tmp_path):
+    for i in range(400):
+        path = tmp_path / 'r' / ('%d.000' % (1700000000 + i)) / 'proc'
+        path.mkdir(parents=True)
+        (path / 'loadavg').write_text('0.01 0.04 0.05 2/321 4242\n')
+    path = conf(tmp_path, spool={'memory_bytes': 65536}, modules={'load': {}}, emitters={'stdout': {'flush': 3600}})
+    done = run('--replay', tmp_path / 'r', '-f', path)
+    assert done.code == 0 and [p['timestamp'] for p in payloads(done.out)] == list(range(1700000001, 1700000400))
+
+
+def test_what_may_go_again_is_bounded_in_bytes_too():
+    spool = statbadger.Spool(1 << 20)
+    options = statbadger.Options({'interval': 0, 'flush': 0, 'batch': 100})
+    cursor = statbadger.Cursor(spool, 'x', options, 'sent', ('tcp', 'h', 1))
+    spool.cursors.append(cursor)
+    layout = statbadger.Layout(tuple(statbadger.Series('t', 'n', '', statbadger.GAUGE, (), ()) for _ in range(5000)))
+    for i in range(1, 60):
+        spool.accept(statbadger.Frame(i * 100, i, {}, layout, statbadger.array('d', [i] * 5000)))
+        cursor.next_batch()
+    assert 2 < sum(f.bytes for f in cursor.recent) // 40000 <= 6
+    cursor.bell.close()
+
+
+# -- user code, and where things are --------------------------------------------------------------------
+
+def test_user_code_may_be_called_like_a_module_of_the_library_and_import_its_neighbours(run, tmp_path):
+    (tmp_path / 'queue.py').write_text('import beside\nclass queue:\n    def __init__(self, c, l): pass\n'
+                                       '    def get_stats(self, n):\n        return [{"queue.n": {"value": beside.N, "units": ""}}, '
+                                       '{"queue.n": {"value": 8, "units": ""}}]\n')
+    (tmp_path / 'beside.py').write_text('N = 7\n')
+    (tmp_path / 'other.py').write_text('import queue\nclass other:\n    def __init__(self, c, l): queue.Queue()\n'
+                                       '    def get_stats(self, n): pass\n')
+    done = run('-f', conf(tmp_path, interval=0.1, modules={'load': {}, 'queue': {'file': 'queue.py'}, 'other': {'file': 'other.py'}},
+                          emitters={'stdout': {}}), '-n', '4')
+    assert done.code == 0, done.err
+    assert [p['points'][-1]['queue.n']['value'] for p in payloads(done.out) if 'queue.n' in points(p)]
+    assert all(points(p).get('queue.n', 7) == 7 for p in payloads(done.out))
+
+
+def test_check_reads_user_code_and_bake_takes_none_with_a_relative_path(run, tmp_path):
+    (tmp_path / 'bad.py').write_text('class bad(:\n')
+    path = conf(tmp_path, modules={'bad': {'file': 'bad.py'}})
+    for arguments in (('--check', '-f', path), ('--bake', path)):
+        done = run(*arguments)
+        assert (done.code, done.out, done.err.count('\n')) == (2, '', 1) and 'bad' in done.err
+    done = run('--bake', path, '-e', 'stdout')
+    assert done.code == 2 and '-e' in done.err
+
+
+def test_files_on_the_command_line_are_seen_from_where_it_was_typed(run, tmp_path):
+    (tmp_path / 'here').mkdir()
+    (tmp_path / 'here' / 'em.py').write_text('class em:\n    def __init__(self, c, l): pass\n    def emit_stats(self, p, n): pass\n')
+    path = conf(tmp_path, modules={'load': {}}, interval=0.05)
+    assert run('-f', path, '-e', 'em,file=em.py', '-n', '1', cwd=str(tmp_path / 'here')).code == 0
+
+
+def test_what_the_environment_holds_is_in_no_message(run, tmp_path):
+    path = conf(tmp_path, emitters={'graphite': {'port': '${PW}', 'tags': ['${PW}'], 'prefix': 'x${PW}'}})
+    done = run('-f', path, '--check', env={'PW': 'hunter2'})
+    assert done.code == 2 and 'hunter2' not in done.err and 'found "${PW}"' in done.err
+    path = conf(tmp_path, emitters={'graphite': {'prefix': 'x${PW}'}})
+    done = run('-f', path, '--check', env={'PW': 'hunter2'})
+    assert done.code == 0 and 'hunter2' not in done.out and 'prefix "x${PW}"' in done.out
+    done = run('-e', 'graphite,port=${PORT}', '--check', env={'PORT': '2999'})
+    assert done.code == 0 and 'port "${PORT}"' in done.out
+    for word in ('graphite,password=hunter2', '--password=hunter2'):
+        assert 'hunter2' not in run(word).err
+
+
+def test_a_log_that_cannot_be_written_and_a_host_that_is_not_there_are_mistakes(run, tmp_path):
+    path = conf(tmp_path, log={'dest': 'none/x.log'}, modules={'load': {}}, emitters={'stdout': {}})
+    done = run('-f', path, '-n', '1')
+    assert (done.code, done.out) == (2, '') and 'log.dest' in done.err
+    for name in ('HOST_ROOT', 'HOST_PROC', 'HOST_SYS'):
+        done = run('-e', 'stdout', '-n', '1', env={name: '/none'})
+        assert (done.code, done.out) == (2, '') and done.err.startswith(name)
+
+
+def test_a_long_message_still_ends_with_its_line():
+    process = subprocess.Popen([sys.executable, PROGRAM, '-f', '-', '--check'], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    err = process.communicate(('{"%s": 1,\n"b": 2}' % ('k' * 5000)).encode())[1]
+    assert err.count(b'\n') == 2 and err.endswith(b'\n')
