@@ -1127,6 +1127,7 @@ def example_members(what, registry, common, active):
     """The lines of "modules" or "emitters": the common options once, then each kind."""
     out = ['    // Each of the %s also takes:' % what]
     out += ['    //   ' + line for line in option_lines(common)]
+    out.append('    // One of your own is a class NAME in a file: "NAME": {"file": "NAME.py"}')
     out.append('    %s: {' % json_text(what))
     for name, kind in registry.items():
         mark = '' if name in active else '// '
@@ -4858,7 +4859,18 @@ def run(arguments):
     tree = host_tree(arguments['root'], os.environ, Clock.seconds)
     agent = Agent(config.settings, tree, clock, log)
     settle_in()
+    if ticks is None and (log.dest != 'stderr' or os.isatty(2)):
+        log('info', announcement(agent.settings, tree))
     return agent.run(ticks, arguments['record'])
+
+
+def announcement(settings, tree):
+    """`reads /proc every 1 s (cpu, load); sends to graphite -> tcp 10.0.0.9 2003`: for people who
+    look at a terminal on which nothing else appears, and for the log file."""
+    return 'reads %s every %g s (%s); sends to %s' % (
+        tree.roots['proc'], settings.top.interval, ', '.join(m.name for m in settings.modules),
+        ', '.join(e.name + destination(e, shown_instead(settings, 'emitters', e))
+                  for e in settings.emitters))
 
 
 def show(text):
@@ -4888,26 +4900,35 @@ def description(settings, name, arguments):
              'log       %s and above to %s' % (settings.log.level, settings.log.dest), '']
     for what, chosen_ones in (('modules', settings.modules), ('emitters', settings.emitters)):
         for chosen in chosen_ones:
-            hidden = {path[2]: json_text(text) if len(path) == 3 else '****'
-                      for path, text in settings.hidden.items() if path[:2] == (what, chosen.name)}
+            hidden = shown_instead(settings, what, chosen)
             lines.append('%-9s %s' % (what[:-1], described(chosen, hidden)))
     return '\n'.join(lines + [''])
 
 
+def shown_instead(settings, what, chosen):
+    """{option: what to show instead of its value} for those whose value came from outside."""
+    return {path[2]: json_text(text) if len(path) == 3 else '****'
+            for path, text in settings.hidden.items() if path[:2] == (what, chosen.name)}
+
+
+def destination(chosen, hidden):
+    """` -> tcp 10.0.0.9 2003`, or '' for what is no kind of ours."""
+    if chosen.kind not in EMITTERS:
+        return ''
+    secrets = [chosen.options[name] for name in hidden]
+    return ' -> ' + ' '.join('****' if word in secrets else str(word)
+                             for word in EMITTERS[chosen.kind].link(chosen.options))
+
+
 def described(chosen, hidden):
     """`graphite: host "10.0.0.9", timeout 5 -> tcp 10.0.0.9 2003`: the options that are not the
-    default, and where it talks to. hidden: {option: how to show it} of what came from outside."""
+    default, and where it talks to."""
     common, kinds = ((EMITTER_OPTIONS, EMITTERS) if hasattr(chosen.options, 'flush')
                      else (MODULE_OPTIONS, MODULES))
     declared = common + (kinds[chosen.kind].options if chosen.kind else USER_OPTIONS)
     words = ['%s %s' % (o.name, hidden.get(o.name) or json_value(chosen.options[o.name]))
              for o in declared if chosen.options[o.name] != o.default]
-    text = chosen.name + (': ' + ', '.join(words) if words else '')
-    if chosen.kind in EMITTERS:
-        secrets = [chosen.options[name] for name in hidden]
-        text += ' -> ' + ' '.join('****' if word in secrets else str(word)
-                                  for word in EMITTERS[chosen.kind].link(chosen.options))
-    return text
+    return chosen.name + (': ' + ', '.join(words) if words else '') + destination(chosen, hidden)
 
 
 def listing(what):
