@@ -3993,7 +3993,7 @@ class Running:
         self.chosen, self.interval, self.source = chosen, interval, source
         self.worker = Worker(source) if threaded else None
         self.awaited = not chosen.options['async']
-        self.duration, self.last_ms = 0.0, 0
+        self.duration, self.last_ms = None, 0   # seconds of the last reading; see due_in_replay
 
     def due_in_replay(self, point):
         """A module with an interval of its own is due on the first tick at or after each multiple,
@@ -4141,12 +4141,14 @@ class Agent:
         for running in due if point is None else self.modules:
             if running.worker:
                 found += self.answers(running, late.get(running), now)
-            elif running in due:
-                found += running.source.read(now, self.narrow)
-                if self.replay and running.source.could_read and point is not None:
-                    running.last_ms = point
+                continue                        # what it took, its thread knows
+            if running not in due:
+                continue
+            found += running.source.read(now, self.narrow)
+            if self.replay and running.source.could_read and point is not None:
+                running.last_ms = point
             ended = tree.monotonic()
-            running.duration, began = ended - began, ended      # of a thread: see Worker.took
+            running.duration, began = ended - began, ended
         tree.fresh.clear()
         return found
 
@@ -4205,7 +4207,8 @@ class Agent:
         yield SELF, (), [times[0] + times[1], rss, self.iteration, late, skipped, lateness]
         for running in self.modules:
             took = running.worker.took if running.worker else running.duration
-            yield SELF_MODULE, (running.chosen.name,), [took, running.source.errors]
+            yield SELF_MODULE, (running.chosen.name,), [ABSENT if took is None else took,
+                                                        running.source.errors]
         now = self.clock.wall()
         for chosen, sender in self.senders:
             cursor = sender.cursor
@@ -4371,8 +4374,9 @@ class Agent:
         """The priming read of modules that are new."""
         self.tree.fresh.clear()
         for running in modules:
-            if not running.duration and running.chosen.kind and not running.worker:
+            if running.duration is None and not running.worker:
                 running.source.read(self.tree.monotonic(), self.narrow)
+                running.duration = 0.0
 
     def finish(self):
         """Lets every emitter deliver what waits, within its time; prints who could not; gives the
