@@ -169,15 +169,13 @@ class Frame:
 
     time_ms: the grid point, Unix ms. exact: {index: int} for whole numbers that no double holds.
     """
-    __slots__ = ('run', 'seq', 'time_ms', 'iteration', 'identity', 'layout', 'values', 'exact')
+    __slots__ = ('run', 'seq', 'time_ms', 'iteration', 'identity', 'layout', 'values', 'exact',
+                 'bytes')
 
     def __init__(self, time_ms, iteration, identity, layout, values, exact=None, run='', seq=0):
         self.run, self.seq, self.time_ms, self.iteration = run, seq, time_ms, iteration
         self.identity, self.layout, self.values, self.exact = identity, layout, values, exact
-
-    @property
-    def bytes(self):
-        return 400 + 8 * len(self.values)
+        self.bytes = 400 + 8 * len(values)
 
 
 class Option:
@@ -3417,10 +3415,9 @@ class Cursor:
         if self.resends and gone:
             self.broke = False
             since = gone[-1].time_ms - RESENT
-            self.recent = [f for f in self.recent + gone if f.time_ms > since][-MOST_RESENT:]
+            recent = self.recent = [f for f in self.recent + gone if f.time_ms > since]
             room = self.spool.most // (4 * max(1, len(self.spool.cursors)))
-            while sum([f.bytes for f in self.recent]) > room:
-                self.recent.pop(0)
+            del recent[:max(len(recent) - min(MOST_RESENT, room // gone[-1].bytes), 0)]
         self.spool.release(gone)
 
     def next_batch(self, wanted=True):
