@@ -15,6 +15,7 @@ import http.client
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -63,8 +64,10 @@ LoadPlugin write_graphite
 # -- tools ---------------------------------------------------------------------------------------
 
 def command(name):
-    """The path of a program, or None."""
-    return shutil.which(name) or shutil.which(name, path='/usr/local/sbin:/usr/sbin:/sbin')
+    """The path of a program, or None: where install.sh puts what Debian has not, on PATH, among the system's."""
+    root = os.path.dirname(os.path.dirname(HERE))
+    return (shutil.which(name, path=os.path.join(root, '.venv', 'bin')) or shutil.which(name)
+            or shutil.which(name, path='/usr/local/sbin:/usr/sbin:/sbin'))
 
 
 def processor_time(pid):
@@ -215,7 +218,17 @@ class NodeExporter(Agent):
 
 
 def program_of_node_exporter():
-    return command('prometheus-node-exporter') or command('node_exporter')
+    return command('node_exporter') or command('prometheus-node-exporter')
+
+
+def versions():
+    """`collectd 5.12.0, node_exporter 1.12.1`: of what is here, as far as the programs say."""
+    out = []
+    for name, argv in (('collectd', [command('collectd'), '-h']), ('node_exporter', [program_of_node_exporter(), '--version'])):
+        if argv[0]:
+            text = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout.decode(errors='replace')
+            out.append(' '.join([name] + re.findall(r'[0-9]+\.[0-9]+(?:\.[0-9]+)?', text.replace('go1.', ''))[:1]))
+    return ', '.join(out)
 
 
 def installed():
@@ -551,6 +564,8 @@ def measure(args):
     say('Python %(python)s, Linux %(kernel)s, %(cores)d cores, %(seconds)d s after %%d s of warm-up' % result % WARM_UP)
     wanted = [args.only] if args.only else PARTS
     if 'agents' in wanted:
+        result['versions'] = versions()
+        say('beside ' + (result['versions'] or 'nothing: install.sh bench installs collectd and node_exporter'))
         result['small'] = compare(args.seconds)
         show_comparison('\nThis host as it is', result['small'])
         result['large'] = in_namespace(args.seconds, args.traffic)

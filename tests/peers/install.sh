@@ -11,6 +11,13 @@ case "${1:-peers}" in
     *) echo "install.sh: found $1, need peers or bench" >&2; exit 2 ;;
 esac
 
+# Debian's node_exporter is some years old: where there is a Go compiler, a newer one too.
+if [ "${1:-}" = bench ] && command -v go >/dev/null 2>&1 && [ ! -x .venv/bin/node_exporter ]; then
+    GOBIN=$PWD/.venv/bin GOFLAGS="-ldflags=-X=github.com/prometheus/common/version.Version=1.12.1" \
+        go install github.com/prometheus/node_exporter@v1.12.1 2>/dev/null ||
+        echo 'install.sh: no newer node_exporter could be built: the one of Debian is measured'
+fi
+
 installed() {
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
 }
