@@ -701,7 +701,7 @@ SPOOL_OPTIONS = [
     Option('memory_bytes', whole(1 << 16, 1 << 40), 16777216,
            'Most bytes of ticks that wait for all sinks together; the oldest are dropped first'),
 ]
-SPOOL_DISK_OPTIONS = [               # not yet: known, checked, and in no example
+SPOOL_DISK_OPTIONS = [          # not yet: known, checked, and in no example
     Option('dir', no_folder, '', 'Folder of ticks that wait; empty = they wait in memory'),
     Option('max_bytes', whole(1 << 20, 1 << 50), 268435456, 'Most bytes in that folder'),
 ]
@@ -768,7 +768,7 @@ class Chosen:
 
 class Settings:
     """A checked configuration: .top, .spool, .log (Options), .modules and .emitters (lists of
-    Chosen), .hidden (the paths of what is never shown)."""
+    Chosen), .hidden (as the Checker's)."""
 
 
 class Place:
@@ -1079,15 +1079,13 @@ def split_commas(piece):
 def pairs(words, declared):
     """[(key, Loose or True)]; a word without `=` names a boolean option, or continues the value
     before it."""
-    out = []
+    out, switches = [], [o.name for o in declared if o.kind is boolean]
     for word in words:
         key, equals, value = word.partition('=')
         key = key.strip()
         if equals and key.replace('_', '').replace('.', '').replace('-', '').isalnum():
             out.append((key, Loose(value)))
-        elif any(o.name == word.strip() and o.kind is boolean for o in declared) or not out:
-            out.append((word.strip(), True))
-        elif out[-1][1] is not True:
+        elif out and out[-1][1] is not True and word.strip() not in switches:
             out[-1] = (out[-1][0], Loose(out[-1][1] + ',' + word))
         else:
             out.append((word.strip(), True))
@@ -3240,19 +3238,26 @@ class Spool:
                 for cursor in takers:
                     cursor.take(frame)
                 if self.bytes * 2 > self.most:
-                    takers = self.hurry()
+                    takers = self.ripen()
                 while self.bytes > self.most and self.drop_oldest(frame):
                     pass
             awake = [c for c in takers if c.rouse()]
         for cursor in awake:
             cursor.bell.ring()
 
-    def hurry(self):
+    def ripen(self):
         """There is little room: what `flush` gathers may go now. Gives all cursors."""
         for cursor in self.cursors:
             if cursor.frames:
                 cursor.ripe = cursor.frames[-1].seq
         return self.cursors
+
+    def hurry(self):
+        """Makes all that waits go now."""
+        with self.lock:
+            awake = [c for c in self.ripen() if c.rouse()]
+        for cursor in awake:
+            cursor.bell.ring()
 
     def hold(self, frame, holders):
         self.holders[frame.seq] = holders
@@ -4027,9 +4032,6 @@ class Agent:
         options = self.settings.log
         self.log.level, self.log.dest = LEVELS.index(options.level), options.dest
 
-    def global_interval(self, settings):
-        return milliseconds(settings.top.interval)
-
     def make_modules(self, settings, out):
         """Adds a Running for each: those of before whose configuration is the same go on as they
         are."""
@@ -4037,7 +4039,7 @@ class Agent:
         for chosen in settings.modules:
             if self.replay and (chosen.kind is None or chosen.kind == 'self'):
                 continue
-            interval = milliseconds(chosen.options.interval) or self.global_interval(settings)
+            interval = milliseconds(chosen.options.interval or settings.top.interval)
             old = before.get(chosen.name)
             if old and old.chosen == chosen and old.interval == interval:
                 out.append(old)
@@ -4235,10 +4237,10 @@ class Agent:
     def record_into(self, folder, started):
         """Where this tick's readings are copied to: a folder named by wall time at start plus
         elapsed. A recording that broke ends there, said once; the ticks go on."""
-        trees = [self.tree] + [r.source.tree for r in self.modules if r.worker and r.chosen.kind]
-        broken = [tree.unrecorded for tree in trees if tree.unrecorded]
         if not folder or self.unrecorded:
             return
+        trees = [self.tree] + [r.source.tree for r in self.modules if r.worker and r.chosen.kind]
+        broken = [tree.unrecorded for tree in trees if tree.unrecorded]
         if not broken:
             name = '%.3f' % (started[0] / 1000.0 + (self.clock.monotonic() - started[1]) / 1000.0)
             path = os.path.join(folder, name)
@@ -4305,8 +4307,9 @@ class Agent:
             if sender.ended:
                 self.left.remove(sender)
                 self.start_senders()
-                if sender.shortfall():
-                    self.log('error', sender.shortfall())
+                shortfall = sender.shortfall()
+                if shortfall:
+                    self.log('error', shortfall)
                 if not sender.abandoned:
                     sender.cursor.bell.close()
         if self.hangup and not self.stopping:   # many at once are one
@@ -4399,7 +4402,7 @@ class Agent:
 
     def report(self):
         """0 when everything was delivered; else a line per emitter that failed, and 1."""
-        lines = [sender.shortfall() for sender in self.everyone() if sender.shortfall()]
+        lines = [line for line in [sender.shortfall() for sender in self.everyone()] if line]
         for line in lines:
             complain('statbadger: %s' % line)
             if self.log.dest != 'stderr':
@@ -4452,10 +4455,7 @@ class Agent:
         patience is given up, so that the others get the rest."""
         progress = {}
         while self.spool.bytes * 2 > bound and not self.all_ended() and not self.stopping:
-            with self.spool.lock:
-                awake = [cursor for cursor in self.spool.hurry() if cursor.rouse()]
-            for cursor in awake:
-                cursor.bell.ring()
+            self.spool.hurry()
             now = self.clock.monotonic() / 1000.0
             for chosen, sender in self.senders:
                 cursor = sender.cursor
