@@ -36,7 +36,7 @@ To add a module, write a table of what the columns mean and a generator of rows:
 To add an emitter, write its options and a dialogue, a generator of steps that owns no socket:
 
     @emitter('graphite', 'Carbon', [Option('prefix', template, ...)], delivery='sent', link=...)
-    def graphite(options):
+    def graphite(options, memory):
         while True:
             frames = yield Next()               # asking for the next batch acknowledges the last
             yield Send(...)
@@ -54,6 +54,7 @@ import _signal
 import _socket
 import _thread
 import errno
+import io
 import marshal
 import os
 import select
@@ -198,7 +199,8 @@ class Module:
 
 
 class Emitter:
-    """A kind of emitter: its options, its dialogue, what `delivered` means, where it talks to."""
+    """A kind of emitter: its options, its dialogue, and two functions of the options: what
+    `delivered` means, and where it talks to."""
     __slots__ = ('name', 'help', 'options', 'delivery', 'link', 'dialogue')
 
     def __init__(self, name, help, options, delivery, link, dialogue):
@@ -207,7 +209,8 @@ class Emitter:
 
 
 # The steps of a dialogue. TRANSPORTS performs them; a broken connection is an OSError thrown into
-# the generator at its step. Dial and Accept (several links), Request (HTTP) and Size and Truncate
+# the generator at its step, and that link is closed by then. Without a link the default one is
+# meant, which the first step that needs it opens. Accept (peers that dial us) and Size and Truncate
 # (files) join them with the first emitter that needs them.
 
 class Next:
@@ -237,28 +240,69 @@ class Reject:
 
 class Send:
     """These bytes go out; gives None once the kernel has taken all of them."""
-    __slots__ = ('data',)
+    __slots__ = ('data', 'link')
 
-    def __init__(self, data):
-        self.data = data
+    def __init__(self, data, link=None):
+        self.data, self.link = data, link
 
 
 class Line:
     """Gives the next line that comes in, with its line end."""
-    __slots__ = ()
+    __slots__ = ('link',)
+
+    def __init__(self, link=None):
+        self.link = link
 
 
 class Read:
-    """Gives exactly n bytes."""
-    __slots__ = ('n',)
+    """Gives exactly n bytes; how many are too many, the dialogue knows."""
+    __slots__ = ('n', 'link')
 
-    def __init__(self, n):
-        self.n = n
+    def __init__(self, n, link=None):
+        self.n, self.link = n, link
 
 
 class Available:
     """Gives what has arrived, perhaps b'', without waiting."""
-    __slots__ = ()
+    __slots__ = ('link',)
+
+    def __init__(self, link=None):
+        self.link = link
+
+
+class Dial:
+    """Gives another link, to that host and port, with TLS when the default one would have it; the
+    deadline starts anew."""
+    __slots__ = ('host', 'port')
+
+    def __init__(self, host, port):
+        self.host, self.port = host, port
+
+
+class Close:
+    """Gives that link back."""
+    __slots__ = ('link',)
+
+    def __init__(self, link):
+        self.link = link
+
+
+class Request:
+    """Gives (status, {header in lower case: value}, body up to 64 KiB) of an HTTP exchange. path:
+    under the URL of the link, with its query. Whatever the status, it is no error here."""
+    __slots__ = ('method', 'path', 'headers', 'body', 'link')
+
+    def __init__(self, method, path, headers, body=None):
+        self.method, self.path, self.headers, self.body = method, path, headers, body
+        self.link = None
+
+
+class Say:
+    """A line of the log about this emitter, of what is no failure and yet worth knowing."""
+    __slots__ = ('text',)
+
+    def __init__(self, text):
+        self.text = text
 
 
 class Wait:
@@ -346,11 +390,16 @@ def module(name, help, options, *tables, **more):
 
 
 def emitter(name, help, options, delivery, link):
-    """Registers a dialogue. delivery: what asking for the next batch means, 'acknowledged' or
-    'sent'. link: options -> where it talks to, as section 9 understands it: ('tcp', host, port)
-    ..."""
+    """Registers a dialogue(options, memory); memory is a dict that belongs to this emitter, empty
+    at first, and outlives its dialogues.
+
+    delivery: what asking for the next batch means, 'acknowledged' or 'sent', or options -> one of
+    them. link: options -> where it talks to, as Opener in section 9 takes it; ValueError says which
+    options do not go together.
+    """
     def register(dialogue):
-        EMITTERS[name] = Emitter(name, help, options, delivery, link, dialogue)
+        what = delivery if callable(delivery) else lambda options: delivery
+        EMITTERS[name] = Emitter(name, help, options, what, link, dialogue)
         return dialogue
     return register
 
@@ -680,6 +729,110 @@ def template(value):
     return value
 
 
+def secret(value):
+    """Text that is shown to nobody."""
+    return text(value)
+
+
+secret.hides = lambda value: '****'
+
+
+def http_headers(value):
+    """{name: value} of HTTP headers (RFC 9110, section 5), the values shown to nobody."""
+    value = mapping(value)
+    letters = ''.join(value) + ''.join(value.values())
+    if any(not ' ' <= c <= '~' for c in letters) or any(c in ' :' for c in ''.join(value)):
+        raise ValueError('an object of headers such as {"X-Scope": "a"}')
+    return value
+
+
+http_headers.hides = secret.hides
+
+
+def file_path(value):
+    """A file that exists, seen from the configuration's folder: the Checker looks."""
+    return text(value)
+
+
+def url_parts(url):
+    """(scheme, name and password or '', host, port or 0, path) of an http or https URL (RFC 3986,
+    section 3); ValueError when it is none."""
+    scheme, colon, rest = url.partition('://')
+    authority, slash, path = rest.partition('/')
+    login, at, place = authority.rpartition('@')
+    host, number = host_and_port(place)
+    if (scheme not in ('http', 'https') or not colon or not host.strip('.')
+            or any(not '!' <= c <= '~' or c in '?#"<>\\^`{|}' for c in url)):
+        raise ValueError('no URL')
+    return scheme, login, host, number, slash + path.rstrip('/') if path else ''
+
+
+def host_and_port(place):
+    """(host, port or 0) of `k1:9092`, `[::1]:9092`, `k1`; ValueError when it is neither."""
+    host, bracket, number = place[1:].partition(']') if place.startswith('[') else (place, '', '')
+    if not bracket:
+        host, colon, digits = place.partition(':')
+        number = colon + digits
+    if number and not (number[0] == ':' and number[1:].isdigit() and 0 < int(number[1:]) < 65536):
+        raise ValueError('no port')
+    return host, int(number[1:] or 0)
+
+
+def url(value):
+    """An http or https URL without name and password."""
+    value = text(value)
+    try:
+        login = url_parts(value)[1]
+    except ValueError:
+        raise ValueError('a URL such as "http://10.0.0.9:8086", without ? and #')
+    if login:
+        raise ValueError('a URL without name and password: they have options of their own')
+    return value
+
+
+def proxy_url(value):
+    """Nothing, or the http URL of a proxy, perhaps with name and password."""
+    value = text(value)
+    try:
+        if value and url_parts(value)[0] != 'http':
+            raise ValueError
+    except ValueError:
+        raise ValueError('"" or a URL such as "http://10.0.0.3:3128"')
+    return value
+
+
+def without_login(value):
+    """The URL with **** for name and password; the same text when there are none in it."""
+    if not isinstance(value, str) or '@' not in value:
+        return value
+    return value.partition('://')[0] + '://****@' + value.rpartition('@')[2]
+
+
+url.hides = proxy_url.hides = without_login
+
+
+def addresses(usual):
+    """The kind of `k1:9092,k2`, or a list of such texts; `usual` is the port of those that name
+    none. Gives one text, each with its port: see host_and_port()."""
+    need = 'hosts such as "k1:%d,k2:%d"' % (usual, usual)
+
+    def check(value):
+        words = value.split(',') if isinstance(value, str) else value
+        try:
+            pairs = [host_and_port(name_of_host(word.strip())) for word in words]
+        except (ValueError, AttributeError, TypeError):
+            raise ValueError(need)
+        if not pairs or not all(host for host, number in pairs):
+            raise ValueError(need)
+        return ','.join(place_text(host, number or usual) for host, number in pairs)
+    return check
+
+
+def place_text(host, number):
+    """`k1:9092`, `[::1]:9092`"""
+    return ('[%s]:%d' if ':' in host else '%s:%d') % (host, number)
+
+
 port = whole(0, 65535)
 pause = seconds(0.01, or_zero=True)
 
@@ -850,8 +1003,8 @@ BROKEN = object()               # a text with a mistake in its ${...}: said, the
 class Checker:
     """Checks what was read against what is declared and collects every mistake, with its place.
 
-    .hidden: {path: the text as it was written} of what was filled in from outside, perhaps a
-    secret, and is shown as it was written only.
+    .hidden: {path: the text that is shown instead} of secrets, and of what was filled in from
+    outside, which may be one too and is shown as it was written.
     """
 
     def __init__(self, place, lines):
@@ -913,11 +1066,27 @@ class Checker:
         for option in declared:
             out[option.name] = option.default
             if option.name in given:
+                value, where = given[option.name], path + (option.name,)
+                self.hide(where, value, getattr(option.kind, 'hides', None))
                 try:
-                    out[option.name] = option.kind(given[option.name])
+                    out[option.name] = option.kind(value)
+                    if option.kind is file_path and value:
+                        out[option.name] = self.existing(value)
                 except ValueError as error:
-                    self.found(path + (option.name,), given[option.name], error)
+                    self.found(where, value, error)
         return Options(out)
+
+    def hide(self, path, value, hides):
+        """Remembers what is shown of a secret; one that came from outside is shown as it was
+        written anyway."""
+        if hides and value and hides(value) != value:
+            self.hidden.setdefault(path, hides(value))
+
+    def existing(self, path):
+        """The path seen from the configuration's folder; ValueError when there is no such file."""
+        if not self.place.stamp(self.place.path(path)):
+            raise ValueError('a file that exists')
+        return self.place.path(path)
 
 
 def check(given, lines, mistakes, place):
@@ -1059,13 +1228,15 @@ def put_piece(piece, what, old, members, lines, registry, common, folder):
     declared = common + (kind.options if kind else USER_OPTIONS)
     for key, value in pairs(words[1:], declared):
         head, dot, rest = key.partition('.')
-        if dot and any(o.name == head and o.kind is mapping for o in declared):
+        if dot and any(o.name == head and o.kind in (mapping, http_headers)
+                       for o in declared):
             options[head] = dict(options[head]) if isinstance(options.get(head), dict) else {}
             options[head][rest] = value
             key = head
         else:
             options[key] = value
-        if key == 'file' and isinstance(value, Loose) and value:
+        files = ['file'] + [o.name for o in declared if o.kind is file_path]
+        if key in files and isinstance(value, Loose) and value:
             options[key] = Loose(os.path.join(folder, value))
         lines[(what, name, key)] = None
     members[name] = options
@@ -2361,7 +2532,246 @@ class Parts:
 
 # == 6 ENCODING: byte-level primitives that know no point =======================================
 
-# Here come the primitives of the binary protocols: CRC-32C, varints, AMQP tables, RESP, Avro ...
+UNRESERVED = frozenset('abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~')
+
+
+def percent_encoded(text):
+    """The text for a URL: all but unreserved characters as %XX of their UTF-8 (RFC 3986, 2.1)."""
+    return ''.join([chr(b) if chr(b) in UNRESERVED else '%%%02X' % b
+                    for b in text.encode('utf-8', 'replace')])
+
+
+def base64_text(data):
+    """Base64 without line ends (RFC 4648, section 4)."""
+    import binascii
+    return binascii.b2a_base64(data).decode().rstrip('\n')
+
+
+def basic(login):
+    """The header's value for `name:password` (RFC 7617)."""
+    return 'Basic ' + base64_text(login.encode('utf-8', 'replace'))
+
+
+def gzipped(data):
+    """The data in a gzip container without time and name (RFC 1952), at the level that zlib takes
+    for the best trade."""
+    import zlib
+    press = zlib.compressobj(-1, zlib.DEFLATED, 31)
+    return press.compress(data) + press.flush()
+
+
+def hmac(algorithm, key, message):
+    """The bytes of HMAC (RFC 2104) by a hash of hashlib; the hmac module is not everywhere."""
+    import hashlib                              # 3.7 MB
+    block = hashlib.new(algorithm).block_size
+    if len(key) > block:
+        key = hashlib.new(algorithm, key).digest()
+    key = key.ljust(block, b'\0')
+    inner = hashlib.new(algorithm, bytes([b ^ 0x36 for b in key]) + message).digest()
+    return hashlib.new(algorithm, bytes([b ^ 0x5c for b in key]) + inner).digest()
+
+
+class Fields:
+    """Reads the big-endian fields of a binary reply, one after the other; OSError when it ends too
+    early or makes no sense."""
+
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def take(self, n):
+        if not 0 <= n <= len(self.data) - self.at:
+            raise OSError(errno.EPROTO, 'a reply that is cut short or is none')
+        self.at += n
+        return self.data[self.at - n:self.at]
+
+    def int8(self):
+        return struct.unpack('>b', self.take(1))[0]
+
+    def int16(self):
+        return struct.unpack('>h', self.take(2))[0]
+
+    def int32(self):
+        return struct.unpack('>i', self.take(4))[0]
+
+    def int64(self):
+        return struct.unpack('>q', self.take(8))[0]
+
+    def text(self):
+        """A text behind its 16-bit length; '' for none."""
+        return self.take(max(0, self.int16())).decode('utf-8', 'replace')
+
+    def bytes(self):
+        """Bytes behind their 32-bit length; b'' for none."""
+        return self.take(max(0, self.int32()))
+
+    def array(self, read):
+        """What read() gives for each of as many as the 32-bit count says."""
+        n = self.int32()
+        if n > len(self.data) - self.at:        # each has a byte at least
+            self.take(-1)
+        return [read() for _ in range(n)]
+
+
+# -- Kafka: what stands in a RecordBatch (kafka.apache.org/protocol, "Message format") ------------
+
+CRC32C = (0x00000000, 0x105ec76f, 0x20bd8ede, 0x30e349b1, 0x417b1dbc, 0x5125dad3, 0x61c69362,
+          0x7198540d, 0x82f63b78, 0x92a8fc17, 0xa24bb5a6, 0xb21572c9, 0xc38d26c4, 0xd3d3e1ab,
+          0xe330a81a, 0xf36e6f75)               # of the sixteen halves of a byte
+CRC32C_MULTIPLES = ((6777, 484, 100, 0), (266, 143, 121, 88, 71, 0))
+GZIP = 1                                        # the codec, in the attributes
+SMALL = 500  # bytes that are not worth compressing
+
+
+def crc32c(data):
+    """CRC-32C (RFC 3720, appendix B.4), 100 times faster than byte by byte.
+
+    The multiples are polynomials that 0x11EDC6F41 divides, as the exponents of their terms: the
+    high part of the data may be added to lower places instead, which numbers of any size do in C.
+    Squaring one doubles its exponents. The lowest bits of the number are its highest powers.
+    """
+    number, bits = int.from_bytes(data, 'little') ^ 0xffffffff, 8 * len(data)
+    if bits < 512:
+        return crc32c_rest(data, 0xffffffff)
+    for top, *lower in CRC32C_MULTIPLES:
+        for power in range((bits // top).bit_length() - 1, -1, -1):
+            while bits > top << power:
+                n = min((top - lower[0]) << power, bits - (top << power))
+                high = number & ((1 << n) - 1)
+                number >>= n
+                for exponent in lower:
+                    number ^= high << (((top - exponent) << power) - n)
+                bits -= n
+    number <<= -bits % 8
+    return crc32c_rest(number.to_bytes((bits + 7) // 8, 'little'), 0)
+
+
+def crc32c_rest(data, crc):
+    """The CRC of few bytes, half a byte at a time."""
+    for byte in data:
+        crc ^= byte
+        crc = crc >> 4 ^ CRC32C[crc & 15]
+        crc = crc >> 4 ^ CRC32C[crc & 15]
+    return crc ^ 0xffffffff
+
+
+def varint(number):
+    """A signed number: zigzag, then seven bits a byte, the low ones first."""
+    number = 2 * number if number >= 0 else -2 * number - 1
+    out = []
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def record(time_delta, offset_delta, key, value):
+    """One record of a batch, version 2. key: bytes, or None."""
+    body = b''.join((
+        b'\0',                                  # attributes
+        varint(time_delta),
+        varint(offset_delta),
+        varint(-1 if key is None else len(key)),
+        key or b'',
+        varint(len(value)),
+        value,
+        b'\0'))                                 # headers: none
+    return varint(len(body)) + body
+
+
+def record_batch(records, compress, producer, epoch, sequence):
+    """A RecordBatch of magic 2. records: [(time in ms, key, value)]; producer: its id and epoch,
+    and the sequence number of the first record, all -1 without idempotence."""
+    first = records[0][0]
+    body = b''.join([record(ms - first, i, key, value)
+                     for i, (ms, key, value) in enumerate(records)])
+    codec = 0
+    if compress and len(body) > SMALL:
+        small = gzipped(body)
+        if len(small) < len(body):
+            codec, body = GZIP, small
+    tail = struct.pack(
+        '>hiqqqhii',
+        codec,                                  # attributes: CreateTime, no transaction
+        len(records) - 1,                       # lastOffsetDelta
+        first,                                  # baseTimestamp
+        max(ms for ms, key, value in records),  # maxTimestamp
+        producer,                               # producerId
+        epoch,                                  # producerEpoch
+        sequence,                               # baseSequence
+        len(records)) + body
+    return struct.pack(
+        '>qiibI',
+        0,                                      # baseOffset
+        len(tail) + 9,                          # batchLength, from the next field on
+        -1,                                     # partitionLeaderEpoch
+        2,                                      # magic
+        crc32c(tail)) + tail
+
+
+def murmur2(data):
+    """The hash by which Kafka's Java client chooses a partition (Utils.murmur2), unsigned."""
+    m, mask = 0x5bd1e995, 0xffffffff
+    h = 0x9747b28c ^ len(data)
+    for i in range(0, len(data) - 3, 4):
+        k = int.from_bytes(data[i:i + 4], 'little') * m & mask
+        h = h * m & mask ^ (k ^ k >> 24) * m & mask
+    if len(data) % 4:
+        h = (h ^ int.from_bytes(data[len(data) // 4 * 4:], 'little')) * m & mask
+    h = (h ^ h >> 13) * m & mask
+    return h ^ h >> 15
+
+
+# -- SCRAM (RFC 5802, RFC 7677) -----------------------------------------------------------------
+
+MOST_ITERATIONS = 1 << 20       # a second of work; a server that asks for more means harm
+
+
+class Scram:
+    """The client's side of one authentication. first and final are what it says; nonce: text
+    without a comma. OSError when the server's words make no sense, or it does not know the
+    password."""
+
+    def __init__(self, algorithm, username, password, nonce):
+        self.algorithm, self.password, self.nonce = algorithm, password.encode(), nonce
+        self.bare = 'n=%s,r=%s' % (username.replace('=', '=3D').replace(',', '=2C'), nonce)
+        self.first = b'n,,' + self.bare.encode()
+
+    def final(self, challenge):
+        """client-final-message for server-first-message, both bytes."""
+        import hashlib
+        import binascii
+        given = scram_fields(challenge)
+        nonce, rounds = given.get('r', ''), given.get('i', '')
+        if not nonce.startswith(self.nonce) or nonce == self.nonce or not rounds.isdigit() or not (
+                4096 <= int(rounds[:9]) <= MOST_ITERATIONS) or len(rounds) > 9:
+            raise OSError(errno.EPROTO, 'the server asks for a SCRAM that makes no sense')
+        try:
+            salt = binascii.a2b_base64(given.get('s', ''))
+        except ValueError:
+            raise OSError(errno.EPROTO, 'the server gives a SCRAM salt that is none')
+        salted = hashlib.pbkdf2_hmac(self.algorithm, self.password, salt, int(rounds))
+        key = hmac(self.algorithm, salted, b'Client Key')
+        tail = 'c=biws,r=' + nonce
+        words = b','.join((self.bare.encode(), challenge, tail.encode()))
+        signed = hmac(self.algorithm, hashlib.new(self.algorithm, key).digest(), words)
+        proof = base64_text(bytes([a ^ b for a, b in zip(key, signed)]))
+        self.expected = base64_text(hmac(
+            self.algorithm, hmac(self.algorithm, salted, b'Server Key'), words))
+        return (tail + ',p=' + proof).encode()
+
+    def proves(self, answer):
+        """Whether server-final-message shows that the server knows the password too."""
+        return scram_fields(answer).get('v') == self.expected
+
+
+def scram_fields(message):
+    """{'r': ..., 's': ..., 'i': ...} of `r=...,s=...,i=4096`."""
+    words = message.decode('utf-8', 'replace').split(',')
+    return {word[0]: word[2:] for word in words if word[1:2] == '='}
+
+
+# -- Graphite's pickle ----------------------------------------------------------------------------
 
 def pickle_list(items):
     """A pickle, protocol 2, of a list of (text, (time, number)): what carbon's pickle port takes.
@@ -2496,6 +2906,21 @@ def payload_lines(layout, identity, forms):
             percents(json_text(series.flat)), form, percents(json_text(series.unit)))
 
 
+def flat_lines(tags):
+    """`{"timestamp": 1, "hostname": "n1", "metric": "disk.reads", "device": "sda", "value": %.12g,
+    "units": ""}` for each series; a collision of tags with other keys was a mistake before."""
+    def lines(layout, identity, forms):
+        head = ', '.join('"%s": %s' % (key, json_text(identity[key])) for key in IDENTITY_KEYS)
+        more = ''.join(', %s: %s' % (json_text(k), json_text(v)) for k, v in sorted(tags.items()))
+        for series, form in zip(layout, forms):
+            labels = ''.join(', %s: %s' % (json_text(k), json_text(v))
+                             for k, v in zip(series.keys, series.values))
+            yield '{"timestamp": \0, %s, "value": %s, "units": %s}\n' % (
+                percents('%s, "metric": %s%s%s' % (head, json_text(series.metric), labels, more)),
+                form, percents(json_text(series.unit)))
+    return lines
+
+
 def payload_object(frame, keep=None):
     """The payload as a dict, which is what emitters of users get."""
     payload = dict(frame.identity)
@@ -2552,14 +2977,21 @@ def graphite_tag(text):
 
 def graphite_tagged(series, identity, tags, once):
     """`net.rx_bytes;host=n1;interface=eth0;datacenter=EC2`. once: a memo of function and text."""
+    return once(graphite_name, series.metric) + ''.join(
+        ';%s=%s' % (once(graphite_node, k), once(graphite_tag, v))
+        for k, v in tag_pairs(series, identity, tags))
+
+
+def tag_pairs(series, identity, tags):
+    """[(key, value)] of a series where sinks have tags, the empty ones left out: `host`, its
+    labels, the rest of the identity, and the tags of the configuration, which give way to labels
+    only."""
     labels = dict(zip(series.keys, series.values))
     found = dict({'host': identity['hostname']}, **labels)
     found.update((key, identity[key]) for key in IDENTITY_KEYS
                  if key != 'hostname' and key not in found)
     found.update((key, tags[key]) for key in sorted(tags) if key not in labels)
-    pairs = found.items()
-    return once(graphite_name, series.metric) + ''.join(
-        ';%s=%s' % (once(graphite_node, k), once(graphite_tag, v)) for k, v in pairs if v)
+    return [(k, v) for k, v in found.items() if v]
 
 
 def graphite_lines(options):
@@ -2571,6 +3003,134 @@ def graphite_lines(options):
                     else graphite_path(series, prefix, once))
             yield '%s %s \0\n' % (percents(path), form)
     return Template(lines, ' nan ', unwanted(options.blacklist))
+
+
+# -- line protocol of InfluxDB (docs.influxdata.com, "Line protocol") ---------------------------
+
+VALUE = '\1'                    # stands between a field and its number until the holes are cut
+
+
+def influx_text(text, special):
+    """The text with a backslash before the special characters; what would end the line, or escape
+    what follows, becomes _."""
+    text = ''.join([c if c >= ' ' and c != '\x7f' else '_' for c in text])
+    if text.endswith('\\'):
+        text = text[:-1] + '_'
+    return ''.join(['\\' + c if c in special else c for c in text])
+
+
+def influx_head(series, identity, tags):
+    """`disk,device=sda,host=n1`: a measurement is a family, its tags in order."""
+    pairs = sorted(('time_' if k == 'time' else k, v) for k, v in tag_pairs(series, identity, tags))
+    name = influx_text(series.family or series.name or '_', ', ')
+    return ('_' + name if name.startswith('#') else name) + ''.join(
+        ',%s=%s' % (influx_text(k, ', ='), influx_text(v, ', =')) for k, v in pairs)
+
+
+def influx_fields(tags):
+    """A Template's lines: a head for each family and instance, then its fields, one per line."""
+    def lines(layout, identity, forms):
+        last = None
+        for series, form in zip(layout, forms):
+            if (series.family, series.values) != last:
+                last = series.family, series.values
+                yield percents(influx_head(series, identity, tags)) + '\n'
+            name = (series.name if series.family else '') or 'value'
+            name = influx_text('time_' if name == 'time' else name, ', =')
+            yield '%s%s%s\n' % (percents(name), VALUE, form)
+    return lines
+
+
+def decimal(number):
+    """The number with a point, where its spelling tells the type: what is real once stays real."""
+    return number if number.strip('-0123456789') else number + '.0'
+
+
+def influx_lines(text, time_ms):
+    """`disk,device=sda,host=n1 reads=3.0,writes=1.5 1429628878000` of such heads and fields."""
+    out, fields, head = [], [], ''
+    for line in text.split('\n')[:-1] + ['']:
+        name, mark, number = line.partition(VALUE)
+        if mark:
+            fields.append(name + '=' + decimal(number))
+            continue
+        if fields:
+            out.append('%s %s %d\n' % (head, ','.join(fields), time_ms))
+        head, fields = line, []
+    return ''.join(out)
+
+
+# -- InfluxDB 0.8: JSON of series, columns and points ------------------------------------------
+
+INFLUX08_COLUMNS = ('time', 'sequence_number', 'value', 'units')
+
+
+def influx08_lines(tags):
+    """A Template's lines: for each series the head of the entry it belongs in, VALUE, its row.
+
+    The server's key is series, time and sequence number: with a number of our own a batch that is
+    sent twice is stored once. It tells hosts and instances apart, in the 52 bits that JSON numbers
+    hold there, by two sums of different polynomials.
+    """
+    import zlib
+
+    def lines(layout, identity, forms):
+        more = dict(identity, **tags)
+        labels = {}                             # metric -> its label keys; an entry has all columns
+        for series in layout:
+            labels.setdefault(series.metric, []).extend(
+                [k for k in series.keys if k not in labels.get(series.metric, ())])
+        for series, form in zip(layout, forms):
+            values = dict(more, **dict(zip(series.keys, series.values)))
+            columns = list(more) + [k for k in labels[series.metric] if k not in more]
+            texts = [json_text(values[k]) if k in values else 'null' for k in columns]
+            key = ' '.join(texts).encode()
+            number = (zlib.crc32(key) << 20 | crc32c(key) & 0xfffff) + 1
+            yield '%s%s[\0, %d, %s, %s]\n' % (
+                percents('{"name": %s, "columns": [%s], "points": [' % (
+                    json_text(series.metric),
+                    ', '.join(map(json_text, INFLUX08_COLUMNS + tuple(columns))))),
+                VALUE, number, form, percents(', '.join([json_text(series.unit)] + texts)))
+    return lines
+
+
+def influx08_body(template, frames):
+    """The JSON of all frames: one entry per series and set of columns, since a second one with
+    other columns in the same body would take values of the first away."""
+    entries = {}
+    for frame in frames:
+        text = template.text(frame).replace(TIME, '%d' % frame.time_ms)
+        for line in text.split('\n')[:-1]:
+            head, _, row = line.partition(VALUE)
+            entries.setdefault(head, []).append(row)
+    return '[%s]' % ', '.join([head + ', '.join(rows) + ']}' for head, rows in entries.items()])
+
+
+# -- messages: what goes through a broker --------------------------------------------------------
+
+def messages(options):
+    """frame -> [bytes], in the format that the options name: one message per tick, or with `flat`
+    one per point."""
+    keep = unwanted(options.blacklist)
+    if options.format == 'payload':
+        payload = PayloadJson(keep)
+        return lambda frame: [payload.text(frame).rstrip('\n').encode()]
+    if options.format == 'flat':
+        flat = Template(flat_lines(options.tags), '"value": nan,', keep)
+        return lambda frame: flat.text(frame).replace(
+            TIME, time_text(frame.time_ms)).encode().splitlines()
+    if options.format == 'graphite':
+        lines = graphite_lines(options)
+        return lambda frame: [lines.text(frame).replace(TIME, time_text(frame.time_ms)).encode()]
+    fields = Template(influx_fields(options.tags), VALUE + 'nan', keep)
+    return lambda frame: [influx_lines(fields.text(frame), frame.time_ms).encode()]
+
+
+def filled(template, identity):
+    """The template with the identity in it, as it is."""
+    for key in IDENTITY_KEYS:
+        template = template.replace('{%s}' % key, identity[key])
+    return template
 
 
 def memo():
@@ -2609,10 +3169,117 @@ def datagrams(text, most):
 
 # == 8 EMITTERS: what is said to each kind of sink ==============================================
 
+CREDENTIALS_PAUSE = 300         # seconds before a password or certificate that failed goes again
+MISSING_PAUSE = 60              # and before what is not there is looked for again
+
 STREAM_OPTIONS = [
     Option('host', name_of_host, '127.0.0.1', 'Name or address of the sink'),
     Option('port', port, 0, 'Its port; 0 = the usual one of the protocol'),
 ]
+TLS_OPTIONS = [
+    Option('tls_ca', file_path, '', 'PEM file of the CAs that may sign its certificate; "" = those '
+                                    'of this host'),
+    Option('tls_cert', file_path, '', 'PEM file of our own certificate, where it asks for one'),
+    Option('tls_key', file_path, '', 'PEM file of its key, when it is not in the same file'),
+    Option('tls_verify', boolean, True, 'false = take whatever certificate comes'),
+]
+SECURE_OPTIONS = [Option('tls', boolean, False, 'Speak TLS')] + TLS_OPTIONS
+LOGIN_OPTIONS = [
+    Option('username', text, '', 'Name to log in with'),
+    Option('password', secret, '', 'Its password; "${file:/run/secrets/x}" keeps it out of here'),
+]
+HTTP_OPTIONS = LOGIN_OPTIONS + [
+    Option('headers', http_headers, {}, 'More headers, such as {"X-Scope": "a"}'),
+    Option('gzip', boolean, True, 'Compress what is sent'),
+    Option('proxy', proxy_url, '', 'URL of an HTTP proxy; those of the environment are not used'),
+] + TLS_OPTIONS
+MESSAGE_OPTIONS = [
+    Option('format', choice('payload', 'flat', 'graphite', 'influx'), 'payload',
+           'One message per tick; or one per point, flat'),
+    Option('prefix', template, '{datacenter}.{region}.{zone}.{cluster}.{hostname}',
+           'With "format": "graphite": first part of every path'),
+    Option('tagged', boolean, False, 'With "format": "graphite": tags instead of a path'),
+]
+
+
+def lacking(error):
+    """A ValueError that says which module this Python was built or packed without."""
+    return ValueError('found no module %s in this Python, need it (Debian: package python3, not '
+                      'only python3-minimal)' % error.name)
+
+
+def tls_files(options, on):
+    """None without TLS, else what the Contexts of section 9 take."""
+    given = [name for name in ('tls_ca', 'tls_cert', 'tls_key') if options[name]]
+    if not on and (given or not options.tls_verify):
+        raise ValueError('found %s without TLS, need %s' % (
+            (given or ['tls_verify'])[0],
+            'https in the URL' if hasattr(options, 'url') else '"tls": true'))
+    if options.tls_key and not options.tls_cert:
+        raise ValueError('found tls_key without tls_cert, need both')
+    if not on:
+        return None
+    try:
+        import ssl
+    except ImportError as error:
+        raise lacking(error)
+    return options.tls_ca, options.tls_cert, options.tls_key, options.tls_verify
+
+
+def http_link(options):
+    """Where an HTTP peer is."""
+    try:
+        import http.client
+        import urllib.request
+    except ImportError as error:
+        raise lacking(error)
+    tls = tls_files(options, options.url.startswith('https:'))
+    return ('http', options.url, tls, options.proxy)
+
+
+def http_body(options, headers, text):
+    """(headers, bytes) of what is sent, compressed when the options say so."""
+    data = text.encode()
+    headers = dict({'User-Agent': 'statbadger/' + VERSION}, **headers)
+    if options.gzip:
+        headers['Content-Encoding'] = 'gzip'
+        data = gzipped(data)
+    return dict(headers, **options.headers), data
+
+
+def http_outcome(status, headers, body, now):
+    """Returns when the peer has stored what was sent (2xx). Raises Refused when it says that the
+    data is wrong, and Later when it is not willing: too busy (RFC 9110, section 15.6; RFC 6585),
+    not for us, not here, or moved."""
+    if 200 <= status < 300:
+        return
+    words = ' '.join(body[:300].decode('utf-8', 'replace').split())
+    reason = 'HTTP %d%s' % (status, ': ' + words if words else '')
+    if status in (408, 425, 429) or status >= 500:
+        raise Later(reason, retry_after(headers.get('retry-after', ''), now))
+    if status == 413:
+        raise Refused(reason, split=True)
+    if status in (401, 403, 407):
+        raise Later(reason, CREDENTIALS_PAUSE)
+    if 300 <= status < 400:
+        raise Later('HTTP %d: it has moved, which is not followed: "url" must say where it is' % (
+            status), CREDENTIALS_PAUSE)
+    if status in (404, 405):
+        raise Later(reason, MISSING_PAUSE)
+    raise Refused(reason)
+
+
+def retry_after(value, now):
+    """Seconds of a Retry-After header, which may be a date (RFC 9110, section 10.2.3); 0 when it
+    is neither."""
+    if value.strip().isdigit():
+        return int(value.strip()[:9])
+    from email.utils import mktime_tz, parsedate_tz
+    date = parsedate_tz(value)
+    try:
+        return max(0, mktime_tz(date) - now) if date else 0
+    except (ValueError, OverflowError):
+        return 0
 
 
 def stdout_link(options):
@@ -2621,7 +3288,7 @@ def stdout_link(options):
 
 @emitter('stdout', 'The payload on standard output, a line of JSON per tick', [], 'sent',
          stdout_link)
-def stdout(options):
+def stdout(options, memory):
     """The payload, as user-written emitters receive it, one line per tick."""
     return print_each(PayloadJson(unwanted(options.blacklist)))
 
@@ -2638,7 +3305,7 @@ def print_each(payload):
 @emitter('stdout_pretty',
          'The payload on standard output, for people: still JSON, a point per line',
          [], 'sent', stdout_link)
-def stdout_pretty(options):
+def stdout_pretty(options, memory):
     return print_each(PayloadJson(unwanted(options.blacklist), pretty=True))
 
 
@@ -2652,10 +3319,16 @@ def graphite_link(options):
     if (options.transport, options.protocol) == ('udp', 'pickle'):
         raise ValueError('found "pickle" with "transport": "udp", need plaintext over udp')
     usual = 2004 if options.protocol == 'pickle' else 2003
-    return (options.transport, options.host, options.port or usual)
+    tls = tls_files(options, options.tls)
+    if options.transport == 'tcp':
+        return ('tcp', options.host, options.port or usual, tls)
+    if tls:
+        raise ValueError('found "tls" with "transport": "udp", need tcp')
+    return ('udp', options.host, options.port or usual)
 
 
-@emitter('graphite', 'Graphite: carbon, or anything that takes its lines', STREAM_OPTIONS + [
+@emitter('graphite', 'Graphite: carbon, or anything that takes its lines', STREAM_OPTIONS
+         + SECURE_OPTIONS + [
     Option('protocol', choice('plaintext', 'pickle'), 'plaintext',
            'Lines (port 2003), or pickles (port 2004)'),
     Option('transport', choice('tcp', 'udp'), 'tcp',
@@ -2664,7 +3337,7 @@ def graphite_link(options):
            'First part of every path; a part that is empty vanishes with its dot'),
     Option('tagged', boolean, False, 'Tags instead of a path: net.rx_bytes;host=n1;interface=eth0'),
 ], 'sent', graphite_link)
-def graphite(options):
+def graphite(options, memory):
     """Carbon answers nothing, so a tick counts as sent when the peer's kernel has it. Ticks go one
     by one: a backlog is not held in memory twice, and one that breaks off has got somewhere."""
     lines = graphite_lines(options)
@@ -2705,6 +3378,658 @@ def graphite_pickles(text, time_ms):
     return out, 0
 
 
+# -- influxdb08: InfluxDB 0.8 (influxdb.com/docs/v0.8, "Reading and writing data") ---------------
+
+def influxdb08_link(options):
+    for key in options.tags:
+        if key in INFLUX08_COLUMNS:
+            raise ValueError('found a tag %s, need another name: that column is there anyway' % (
+                json_text(key)))
+    return http_link(options)
+
+
+@emitter('influxdb08', 'InfluxDB 0.8, over HTTP', [
+    Option('url', url, 'http://127.0.0.1:8086', 'Where it is'),
+    Option('database', text, 'statbadger', 'Database, which must be there'),
+] + HTTP_OPTIONS, 'acknowledged', influxdb08_link)
+def influxdb08(options, memory):
+    """All ticks of a batch in one POST. One bad series would take the batch along, so a batch that
+    is refused goes in halves: see Refused."""
+    template = Template(influx08_lines(options.tags), ', nan, ', unwanted(options.blacklist))
+    path = '/db/%s/series?u=%s&p=%s&time_precision=ms' % tuple(map(
+        percent_encoded, (options.database, options.username, options.password)))
+    while True:
+        frames = yield Next()
+        headers, body = http_body(options, {'Content-Type': 'application/json'},
+                                  influx08_body(template, frames))
+        status, headers, body = yield Request('POST', path, headers, body)
+        if status == 400 and body.startswith(b'Database ') and b"doesn't exist" in body:
+            raise Later('there is no database %s' % json_text(options.database), MISSING_PAUSE)
+        http_outcome(status, headers, body, (yield Now()))
+
+
+# -- kafka: a producer for every broker from 0.11 on (kafka.apache.org/protocol) -----------------
+
+# Versions that all of them speak and that have no tagged fields. A broker of 4.x says that it takes
+# Produce 0 to 2, and closes the connection when it gets one (KAFKA-18659): 3 is the least.
+PRODUCE, METADATA, SASL_HANDSHAKE, API_VERSIONS, INIT_PRODUCER_ID, SASL_AUTHENTICATE = (
+    0, 3, 17, 18, 22, 36)
+PRODUCE_VERSIONS = 3, 8
+KAFKA_REPLY = 1 << 24           # bytes of a reply at most: metadata of 300,000 partitions
+KAFKA_BATCH = 900000            # bytes of a batch, for message.max.bytes is 1,048,588 unless told
+KAFKA_FRESH = 300               # seconds for which metadata is believed
+KAFKA_PAUSES = (0, 0.1, 0.2, 0.4)       # between tries at once; after that delivery backs off
+KAFKA_STRIKES = 10  # answers of one kind that may be our fault, until the data is held to be wrong
+KAFKA_SESSION = 0.85            # part of a session after which we log in again
+NO_PRODUCER = -1, -1, -1
+
+# What an error code of a broker means for us (org.apache.kafka.common.protocol.Errors).
+STORED, SPLIT, REFUSE, SUSPECT, REFRESH, AGAIN, ANEW, FATAL = (
+    'stored', 'split', 'refuse', 'suspect', 'refresh', 'again', 'anew', 'fatal')
+KAFKA_ERRORS = {
+    -1: ('UNKNOWN_SERVER_ERROR', SUSPECT),
+    0: ('NONE', STORED),
+    2: ('CORRUPT_MESSAGE', SUSPECT),            # also a null key, to old brokers' compacted topics
+    3: ('UNKNOWN_TOPIC_OR_PARTITION', REFRESH),
+    5: ('LEADER_NOT_AVAILABLE', REFRESH),
+    6: ('NOT_LEADER_OR_FOLLOWER', REFRESH),
+    7: ('REQUEST_TIMED_OUT', AGAIN),
+    8: ('BROKER_NOT_AVAILABLE', REFRESH),
+    9: ('REPLICA_NOT_AVAILABLE', REFRESH),
+    10: ('MESSAGE_TOO_LARGE', SPLIT),
+    13: ('NETWORK_EXCEPTION', REFRESH),
+    14: ('COORDINATOR_LOAD_IN_PROGRESS', AGAIN),
+    15: ('COORDINATOR_NOT_AVAILABLE', AGAIN),
+    16: ('NOT_COORDINATOR', AGAIN),
+    17: ('INVALID_TOPIC_EXCEPTION', FATAL),
+    18: ('RECORD_LIST_TOO_LARGE', SPLIT),
+    19: ('NOT_ENOUGH_REPLICAS', AGAIN),
+    20: ('NOT_ENOUGH_REPLICAS_AFTER_APPEND', AGAIN),
+    21: ('INVALID_REQUIRED_ACKS', FATAL),
+    29: ('TOPIC_AUTHORIZATION_FAILED', FATAL),
+    31: ('CLUSTER_AUTHORIZATION_FAILED', FATAL),
+    32: ('INVALID_TIMESTAMP', REFUSE),
+    33: ('UNSUPPORTED_SASL_MECHANISM', FATAL),
+    34: ('ILLEGAL_SASL_STATE', FATAL),
+    35: ('UNSUPPORTED_VERSION', FATAL),
+    37: ('INVALID_PARTITIONS', FATAL),
+    38: ('INVALID_REPLICATION_FACTOR', FATAL),
+    41: ('NOT_CONTROLLER', REFRESH),
+    42: ('INVALID_REQUEST', FATAL),
+    43: ('UNSUPPORTED_FOR_MESSAGE_FORMAT', FATAL),
+    44: ('POLICY_VIOLATION', FATAL),
+    45: ('OUT_OF_ORDER_SEQUENCE_NUMBER', ANEW),
+    46: ('DUPLICATE_SEQUENCE_NUMBER', STORED),
+    47: ('INVALID_PRODUCER_EPOCH', ANEW),
+    49: ('INVALID_PRODUCER_ID_MAPPING', ANEW),
+    51: ('CONCURRENT_TRANSACTIONS', AGAIN),
+    53: ('TRANSACTIONAL_ID_AUTHORIZATION_FAILED', FATAL),
+    54: ('SECURITY_DISABLED', FATAL),
+    55: ('OPERATION_NOT_ATTEMPTED', AGAIN),
+    56: ('KAFKA_STORAGE_ERROR', REFRESH),
+    58: ('SASL_AUTHENTICATION_FAILED', FATAL),
+    59: ('UNKNOWN_PRODUCER_ID', ANEW),
+    72: ('LISTENER_NOT_FOUND', REFRESH),
+    74: ('FENCED_LEADER_EPOCH', REFRESH),
+    75: ('UNKNOWN_LEADER_EPOCH', REFRESH),
+    76: ('UNSUPPORTED_COMPRESSION_TYPE', FATAL),
+    87: ('INVALID_RECORD', REFUSE),
+    89: ('THROTTLING_QUOTA_EXCEEDED', AGAIN),
+    90: ('PRODUCER_FENCED', ANEW),
+    100: ('UNKNOWN_TOPIC_ID', REFRESH),
+}
+KAFKA_ADVICE = {
+    3: 'is the topic there, or may the broker create it?',
+    29: 'need the right to write to it',
+    32: 'the clocks of this host and the broker differ, or the ticks are too old',
+    87: 'the topic may be compacted, which needs a key',
+}
+
+
+def kafka_text(text):
+    """A text behind its 16-bit length."""
+    data = text.encode()
+    return struct.pack('>h', len(data)) + data
+
+
+def kafka_topic(template, identity):
+    """The topic's name: letters, digits, `.`, `_` and `-` only, and no more than 249."""
+    name = ''.join([c if c in NODE or c == '.' else '_' for c in filled(template, identity)[:249]])
+    return name if name.strip('.') else name.replace('.', '_') or '_'
+
+
+class Producer:
+    """What outlives the dialogues of one kafka emitter.
+
+    id, epoch and following {(topic, partition): sequence number} make repeated batches harmless.
+    flight: the batch that may have been stored or not; it goes again as it is. part: (run, seq, n):
+    of that tick the first n messages are stored. most: bytes of a batch that the brokers take.
+    """
+
+    def __init__(self):
+        self.flight, self.part, self.most, self.strikes = None, None, KAFKA_BATCH, 0
+        self.forget()
+
+    def forget(self):
+        """Another id is asked for: what is on its way goes as if it had never been sent."""
+        self.id, self.epoch, self.following, self.flight = None, -1, {}, None
+
+    def landed(self):
+        """The batch on its way is stored."""
+        flight, self.flight, self.strikes = self.flight, None, 0
+        if flight.sequence >= 0:
+            self.following[flight.where] = (flight.sequence + flight.count) & 0x7fffffff
+
+
+class KafkaBatch:
+    """Messages that go together: the frame and number of each, topic and key, and their size."""
+
+    def __init__(self, topic, key):
+        self.topic, self.key, self.messages, self.bytes = topic, key, [], 0
+
+    def add(self, frame, number, message):
+        self.messages.append((frame, number, message))
+        self.bytes += len(message) + 100        # its fields, and the key
+
+    def mark(self):
+        """What tells this batch from all others."""
+        frame, number, _ = self.messages[0]
+        return frame.run, frame.seq, number, len(self.messages)
+
+    def halves(self):
+        middle = len(self.messages) // 2
+        for part in self.messages[:middle], self.messages[middle:]:
+            half = KafkaBatch(self.topic, self.key)
+            for message in part:
+                half.add(*message)
+            yield half
+
+
+class Flight:
+    """A batch as it was sent: its mark, (topic, partition), bytes, sequence number, how many
+    records."""
+
+    def __init__(self, mark, where, data, sequence, count):
+        self.mark, self.where, self.data = mark, where, data
+        self.sequence, self.count = sequence, count
+
+
+class Broker:
+    """A connection to a broker: what it speaks, and when its session ends (0: never)."""
+
+    def __init__(self, link, place):
+        self.link, self.place, self.apis, self.ends = link, place, {}, 0
+
+
+class Kafka:
+    """One dialogue with a cluster. Its methods are parts of that dialogue: generators of steps.
+
+    brokers {node: (host, port)}, leaders {(topic, partition): node} and counts {topic: partitions}
+    are what the metadata said; open: the connections by place.
+    """
+
+    def __init__(self, options, producer):
+        self.options, self.producer = options, producer
+        self.bootstrap = [host_and_port(place) for place in options.brokers.split(',')]
+        self.brokers, self.leaders, self.counts, self.asked = {}, {}, {}, {}
+        self.open, self.failed, self.correlation, self.pause = {}, set(), 0, 0.0
+
+    # batches
+
+    def deliver(self, frames, messages):
+        """Stores the messages of the frames in as few batches as they fit in."""
+        options, producer, batch = self.options, self.producer, None
+        for i, frame in enumerate(frames):
+            topic = kafka_topic(options.topic, frame.identity)
+            key = filled(options.key, frame.identity)
+            part = producer.part or (None, None, 0)
+            stored = part[2] if part[:2] == (frame.run, frame.seq) else 0
+            for n, message in enumerate(messages(frame)):
+                if n < stored:
+                    continue
+                if batch and ((topic, key) != (batch.topic, batch.key)
+                              or batch.bytes + len(message) > producer.most):
+                    yield from self.store(batch)
+                    yield from self.done(i)
+                    producer.part, batch = (frame.run, frame.seq, n), None
+                batch = batch or KafkaBatch(topic, key)
+                batch.add(frame, n, message)
+        if batch:
+            yield from self.store(batch)
+        yield from self.done(len(frames))
+
+    def done(self, n):
+        """A broker that asks for less traffic gets less."""
+        yield Done(n)
+        if self.pause:
+            yield Wait(min(self.pause, MISSING_PAUSE))
+            self.pause = 0.0
+
+    def store(self, batch):
+        """Stores a batch; what is too large goes in halves, and a message that is too large alone
+        is rejected."""
+        stored = yield from self.produce(batch)
+        if stored:
+            return
+        if len(batch.messages) == 1:
+            frame = batch.messages[0][0]
+            yield Reject(frame, 'a message of %d bytes is more than the broker takes' % (
+                len(batch.messages[0][2])), int(self.options.format == 'flat'))
+            return
+        self.producer.most = max(1, min(self.producer.most, batch.bytes) // 2)
+        for half in batch.halves():
+            yield from self.store(half)
+
+    def produce(self, batch):
+        """True when the batch is stored, False when it is too large. What goes wrong is tried
+        again at once a few times: leaders move within a second."""
+        for pause in KAFKA_PAUSES + (None,):
+            try:
+                done = yield from self.attempt(batch)
+                if done is not None:
+                    return done
+                trouble = Later('the producer id does not hold')
+            except OSError as error:
+                trouble = error
+                self.asked.clear()              # the leader may be another one now
+            if pause is None or getattr(trouble, 'wait', 0) or trouble.errno == errno.ETIME:
+                raise trouble
+            yield Wait(pause)
+
+    def attempt(self, batch):
+        """True, False or None: stored, too large, or to be sent anew with another producer id."""
+        flight = yield from self.encoded(batch)
+        code, text = yield from self.send(flight)
+        name, what = KAFKA_ERRORS.get(code, ('error %d' % code, AGAIN))
+        producer = self.producer
+        if what is STORED:
+            producer.landed()
+            return True
+        if what is SUSPECT:
+            producer.strikes += 1
+            what = REFUSE if producer.strikes >= KAFKA_STRIKES else AGAIN
+        if what is ANEW:
+            producer.forget()
+            return None
+        if what in (SPLIT, REFUSE):
+            producer.flight, producer.strikes = None, 0
+        if what is SPLIT:
+            return False
+        reason = self.words(flight.where[0], code, text)
+        if what is REFUSE:
+            raise Refused(reason)
+        raise Later(reason, CREDENTIALS_PAUSE if what is FATAL else 0)
+
+    def words(self, topic, code, text=''):
+        """`topic "stats": TOPIC_AUTHORIZATION_FAILED: need the right to write to it`"""
+        name = KAFKA_ERRORS.get(code, ('error %d' % code,))[0]
+        parts = ['topic %s: %s' % (json_text(topic), name), KAFKA_ADVICE.get(code, ''), text]
+        return ': '.join([part for part in parts if part])
+
+    def encoded(self, batch):
+        """The batch as a Flight; one that is on its way already, with the same bytes."""
+        producer, topic, key = self.producer, batch.topic, batch.key.encode()
+        yield from self.know(topic)
+        flight = producer.flight
+        if flight and flight.mark == batch.mark() and (key or self.leads(flight.where)):
+            return flight
+        if flight and flight.sequence >= 0:
+            producer.forget()                   # it may be stored, and goes another way now
+        partition = yield from self.partition(topic, key)
+        where = topic, partition
+        number, epoch, sequence = NO_PRODUCER
+        if self.options.acks == 'all':
+            number, epoch = yield from self.identified(where)
+            sequence = producer.following.get(where, 0) if number >= 0 else -1
+        records = [(frame.time_ms, key or None, message) for frame, n, message in batch.messages]
+        data = record_batch(records, self.options.codec == 'gzip', number, epoch, sequence)
+        producer.flight = Flight(batch.mark(), where, data, sequence, len(records))
+        return producer.flight
+
+    def partition(self, topic, key):
+        """The partition of a key as the Java client chooses it; without a key any that has a
+        leader."""
+        if key:
+            return (murmur2(key) & 0x7fffffff) % self.counts[topic]
+        able = [n for n in range(self.counts[topic]) if self.leads((topic, n))]
+        dice = yield Random(4)
+        return able[int.from_bytes(dice, 'big') % len(able)] if able else 0
+
+    def leads(self, where):
+        """Where the leader of (topic, partition) is, or None."""
+        return self.brokers.get(self.leaders.get(where))
+
+    def identified(self, where):
+        """(producer id, epoch), asked for once; -1 where the broker does not allow it: then a
+        repeated batch is stored twice."""
+        producer = self.producer
+        if producer.id is None:
+            broker = yield from self.leader(where)
+            reply = yield from self.ask(broker, INIT_PRODUCER_ID, 0, struct.pack(
+                '>hi',
+                -1,                             # transactional_id: none
+                0x7fffffff))                    # transaction_timeout_ms
+            reply.int32()                       # throttle_time_ms
+            code, number, epoch = reply.int16(), reply.int64(), reply.int16()
+            if code == 31:
+                yield Say('not allowed to write idempotently: a batch may be stored twice')
+                number, epoch = -1, -1
+            elif code or number < 0:
+                raise Later('no producer id: %s' % KAFKA_ERRORS.get(code, ('error %d' % code,))[0],
+                            CREDENTIALS_PAUSE * (KAFKA_ERRORS.get(code, ('', ''))[1] is FATAL))
+            producer.id, producer.epoch = number, epoch
+        return producer.id, producer.epoch
+
+    def send(self, flight):
+        """(error code, what the broker says of it) of one Produce request."""
+        topic, partition = flight.where
+        acks = {'all': -1, '1': 1, '0': 0}[self.options.acks]
+        broker = yield from self.leader(flight.where)
+        body = b''.join((
+            struct.pack(
+                '>hhi',
+                -1,                             # transactional_id: none
+                acks,
+                int(self.options.timeout * 800)),       # timeout_ms: less than ours
+            b'\0\0\0\1',                        # topics
+            kafka_text(topic),
+            struct.pack(
+                '>iii',
+                1,                              # partitions
+                partition,                      # index
+                len(flight.data)),
+            flight.data))
+        version = min(PRODUCE_VERSIONS[1], broker.apis[PRODUCE][1])
+        reply = yield from self.ask(broker, PRODUCE, version, body, acks != 0)
+        if not acks:
+            return 0, ''
+        answers = reply.array(lambda: (reply.text(), reply.array(
+            lambda: produce_answer(reply, version))))
+        self.pause = max(0, reply.int32()) / 1000.0     # throttle_time_ms
+        for name, parts in answers:
+            for index, code, text in parts:
+                if (name, index) == flight.where:
+                    return code, text
+        raise OSError(errno.EPROTO, '%s:%d: no word about what was sent' % broker.place)
+
+    # the cluster
+
+    def know(self, topic):
+        """Asks for the metadata of the topic unless it is known and fresh."""
+        now = yield Now()
+        if not 0 <= now - self.asked.get(topic, -KAFKA_FRESH) < KAFKA_FRESH:
+            yield from self.discover(topic)
+            self.asked[topic] = now
+
+    def discover(self, topic):
+        """Asks one broker after the other: those that are connected first, those that failed
+        last."""
+        dice = yield Random(8)
+        places = set(list(self.brokers.values()) + self.bootstrap)
+        order = sorted(places, key=lambda place: (
+            place in self.failed, place not in self.open,
+            crc32c_rest(dice + place_text(*place).encode(), 0)))
+        for place in order:
+            try:
+                broker = yield from self.connected(place)
+                reply = yield from self.ask(broker, METADATA, 4, b''.join((
+                    b'\0\0\0\1',                # topics
+                    kafka_text(topic),
+                    b'\1')))                    # allow_auto_topic_creation
+                self.learn(reply, topic)
+                self.failed.discard(place)
+                return
+            except OSError as error:
+                trouble = error
+                self.failed.add(place)
+                if getattr(error, 'wait', 0):
+                    break
+        raise trouble
+
+    def learn(self, reply, topic):
+        """Takes a Metadata reply in; raises Later when it has no use of the topic."""
+        reply.int32()                           # throttle_time_ms
+        self.brokers.update(reply.array(lambda: kafka_node(reply)))
+        reply.text()                            # cluster_id
+        reply.int32()                           # controller_id
+        for code, name, parts in reply.array(lambda: kafka_topic_answer(reply)):
+            if name == topic and parts and not code:
+                self.counts[topic] = len(parts)
+                self.leaders.update([((topic, n), leader) for n, leader in parts])
+                return
+            if name == topic:
+                fatal = KAFKA_ERRORS.get(code, ('', ''))[1] is FATAL
+                raise Later(self.words(topic, code or 3), CREDENTIALS_PAUSE * fatal)
+        raise Later(self.words(topic, 3))
+
+    def leader(self, where):
+        """A connection to the broker that leads the partition."""
+        yield from self.know(where[0])
+        place = self.leads(where)
+        if not place:
+            raise Later('topic %s: partition %d has no leader' % (json_text(where[0]), where[1]))
+        try:
+            return (yield from self.connected(place))
+        except OSError:
+            self.failed.add(place)
+            raise
+
+    # connections
+
+    def connected(self, place):
+        """A Broker that may be asked; logs in again before a session ends."""
+        broker, now = self.open.get(place), (yield Now())
+        if broker is None:
+            try:
+                broker = Broker((yield Dial(*place)), place)
+            except OSError as error:
+                raise at_place(error, place)
+            self.open[place] = broker
+            yield from self.greet(broker)
+        elif broker.ends and now >= broker.ends:
+            yield from self.log_in(broker)
+        return broker
+
+    def greet(self, broker):
+        """What the broker speaks, and who we are."""
+        try:
+            reply = yield from self.ask(broker, API_VERSIONS, 0, b'')
+        except OSError as error:
+            if error.errno not in (errno.ETIME, errno.ECONNRESET):
+                raise
+            raise OSError(error.errno, '%s (a port for TLS? a Kafka older than 0.10?)' % (
+                error.strerror))
+        code = reply.int16()
+        broker.apis = {key: (low, high) for key, low, high in reply.array(
+            lambda: (reply.int16(), reply.int16(), reply.int16()))}
+        low, high = broker.apis.get(PRODUCE, (0, -1))
+        if code or high < PRODUCE_VERSIONS[0] or low > PRODUCE_VERSIONS[1]:
+            yield from self.hang_up(broker)
+            raise Later('%s:%d: found Produce %d to %d, need %d to %d: Kafka 0.11 or newer' % (
+                broker.place + (low, high) + PRODUCE_VERSIONS), CREDENTIALS_PAUSE)
+        if self.options.sasl:
+            yield from self.log_in(broker)
+
+    def log_in(self, broker):
+        """SASL (RFC 4422): the mechanism, then its tokens, which brokers before 1.0 want without
+        any header."""
+        wrapped = (SASL_AUTHENTICATE in broker.apis
+                   and broker.apis.get(SASL_HANDSHAKE, (0, 0))[1] > 0)
+        mechanism, now = self.options.sasl.upper(), (yield Now())
+        reply = yield from self.ask(broker, SASL_HANDSHAKE, int(wrapped), kafka_text(mechanism))
+        code = reply.int16()
+        if code:
+            offered = ', '.join(reply.array(reply.text)) if code == 33 else ''
+            yield from self.hang_up(broker)
+            raise Later('%s:%d: SASL %s: %s%s' % (broker.place + (
+                mechanism, KAFKA_ERRORS.get(code, ('error %d' % code,))[0],
+                ', need one of ' + offered if offered else '')), CREDENTIALS_PAUSE)
+        token = self.wrapped_token if wrapped else self.bare_token
+        username, password = self.options.username, self.options.password
+        if mechanism == 'PLAIN':                # RFC 4616
+            yield from token(broker, b'\0'.join((b'', username.encode(), password.encode())))
+        else:
+            dice = yield Random(18)
+            scram = Scram(mechanism[6:].replace('-', '').lower(), username, password,
+                          base64_text(dice))
+            challenge = yield from token(broker, scram.first)
+            answer = yield from token(broker, scram.final(challenge))
+            if not scram.proves(answer):
+                yield from self.hang_up(broker)
+                raise Later('%s:%d: wrong user name or password, or not the server it claims to '
+                            'be' % broker.place, CREDENTIALS_PAUSE)
+        if broker.ends:                         # so far the length of a session
+            broker.ends = now + broker.ends * KAFKA_SESSION
+
+    def wrapped_token(self, broker, token):
+        """What SaslAuthenticate answers to a token."""
+        version = min(1, broker.apis[SASL_AUTHENTICATE][1])
+        reply = yield from self.ask(broker, SASL_AUTHENTICATE, version,
+                                    struct.pack('>i', len(token)) + token)
+        code, text, answer = reply.int16(), reply.text(), reply.bytes()
+        if code:
+            yield from self.hang_up(broker)
+            raise Later('%s:%d: %s' % (broker.place + (text or 'wrong user name or password',)),
+                        CREDENTIALS_PAUSE)
+        broker.ends = reply.int64() / 1000.0 if version else 0      # session_lifetime_ms
+        return answer
+
+    def bare_token(self, broker, token):
+        """What comes back for a token; a broker that does not like one closes without a word."""
+        try:
+            yield Send(struct.pack('>i', len(token)) + token, broker.link)
+            return (yield from self.sized(broker.link))
+        except ConnectionError:
+            yield from self.hang_up(broker)
+            raise Later('%s:%d: closed after the password: it may be wrong' % broker.place,
+                        MISSING_PAUSE)
+        except OSError as error:
+            yield from self.hang_up(broker)
+            raise at_place(error, broker.place)
+
+    def ask(self, broker, api, version, body, answered=True):
+        """Fields of the reply to a request (header version 1), None when there is none."""
+        self.correlation = (self.correlation + 1) & 0x7fffffff
+        head = struct.pack(
+            '>hhi',
+            api,                                # request_api_key
+            version,                            # request_api_version
+            self.correlation) + kafka_text('statbadger')
+        try:
+            yield Send(struct.pack('>i', len(head) + len(body)) + head + body, broker.link)
+            if not answered:
+                return None
+            reply = Fields((yield from self.sized(broker.link)))
+            if reply.int32() != self.correlation:
+                raise OSError(errno.EPROTO, 'an answer to something else')
+            return reply
+        except OSError as error:
+            yield from self.hang_up(broker)
+            raise at_place(error, broker.place)
+
+    def sized(self, link):
+        """The bytes behind a 32-bit length."""
+        size = struct.unpack('>i', (yield Read(4, link)))[0]
+        if size >> 16 == 0x1503:                # the record type and version of a TLS alert
+            raise OSError(errno.EPROTO, 'it answers in TLS: need "tls": true')
+        if not 0 <= size <= KAFKA_REPLY:
+            raise OSError(errno.EPROTO, 'what came back is no Kafka')
+        return (yield Read(size, link)) if size else b''
+
+    def hang_up(self, broker):
+        """Gives the connection back."""
+        self.open.pop(broker.place, None)
+        yield Close(broker.link)
+
+
+def at_place(error, place):
+    """The same error, with the peer's host and port in its text."""
+    words = '%s: %s' % (place_text(*place), error.strerror or error)
+    if isinstance(error, Later):
+        return Later(words, error.wait)
+    found = OSError(error.errno, words)
+    if hasattr(error, 'unreached'):
+        found.unreached = True
+    return found
+
+
+def produce_answer(reply, version):
+    """(index, error code, text) of one partition in a Produce reply."""
+    index, code = reply.int32(), reply.int16()
+    reply.int64()                               # base_offset
+    reply.int64()                               # log_append_time_ms
+    if version >= 5:
+        reply.int64()                           # log_start_offset
+    texts = []
+    if version >= 8:
+        texts = [text for number, text in reply.array(lambda: (reply.int32(), reply.text()))]
+        texts.insert(0, reply.text())
+    return index, code, ([text for text in texts if text] or [''])[0]
+
+
+def kafka_node(reply):
+    """(node id, (host, port)) of a broker in a Metadata reply."""
+    node, host, number = reply.int32(), reply.text(), reply.int32()
+    reply.text()                                # rack
+    return node, (host, number)
+
+
+def kafka_topic_answer(reply):
+    """(error code, name, [(partition, leader)]) of a topic in a Metadata reply."""
+    code, name, _ = reply.int16(), reply.text(), reply.int8()   # is_internal
+    return code, name, reply.array(lambda: kafka_partition(reply))
+
+
+def kafka_partition(reply):
+    reply.int16()                               # error_code: that of the leader, which -1 tells too
+    number, leader = reply.int32(), reply.int32()
+    reply.array(reply.int32)                    # replica_nodes
+    reply.array(reply.int32)                    # isr_nodes
+    return number, leader
+
+
+def kafka_link(options):
+    if options.sasl and not (options.username and options.password):
+        raise ValueError('found "sasl" without username and password, need both')
+    if not options.sasl and (options.username or options.password):
+        raise ValueError('found username or password without "sasl", need plain, scram-sha-256 or '
+                         'scram-sha-512')
+    check_messages(options)
+    return ('tcp', options.brokers, 0, tls_files(options, options.tls))
+
+
+def check_messages(options):
+    """Raises ValueError when a tag would hide what is in a flat message anyway."""
+    taken = set(IDENTITY_KEYS + ('timestamp', 'metric', 'value', 'units', 'device', 'interface',
+                                 'cpu', 'mount', 'group', 'thread', 'container'))
+    both = sorted(taken.intersection(options.tags)) if options.format == 'flat' else ()
+    if both:
+        raise ValueError('found a tag %s, need another name: flat messages have that key anyway' % (
+            json_text(both[0])))
+
+
+@emitter('kafka', 'Apache Kafka 0.11 to 4.x, and what speaks like it', [
+    Option('brokers', addresses(9092), '127.0.0.1:9092', 'Some brokers to ask for all others'),
+    Option('topic', template, 'statbadger', 'Topic; may hold {cluster} and the like'),
+    Option('key', template, '{hostname}',
+           'Key of each message: the same key goes to the same partition; "" = none, any one'),
+    Option('acks', choice('all', '1', '0'), 'all',
+           'Who must have a message: all replicas in sync, the leader, or nobody'),
+    Option('codec', choice('none', 'gzip'), 'none', 'Compression'),
+    Option('sasl', choice('', 'plain', 'scram-sha-256', 'scram-sha-512'), '',
+           'Mechanism to log in with'),
+] + LOGIN_OPTIONS + SECURE_OPTIONS + MESSAGE_OPTIONS,
+    lambda options: 'sent' if options.acks == '0' else 'acknowledged', kafka_link)
+def kafka(options, memory):
+    """A message per tick (or point), CreateTime the tick's. With `acks` all, as an idempotent
+    producer: what is repeated after a broken connection is not stored twice."""
+    dialogue = Kafka(options, memory.setdefault('producer', Producer()))
+    encode = messages(options)
+    while True:
+        frames = yield Next()
+        yield from dialogue.deliver(frames, encode)
+
+
 # == 9 TRANSPORTS: sockets, pipes, the log; who performs the steps of a dialogue ================
 
 TIOCOUTQ = 0x5411  # bytes that the peer's kernel has not acknowledged; elsewhere an error
@@ -2713,6 +4038,15 @@ TCP_USER_TIMEOUT = 18  # ms that sent bytes may go unacknowledged before the con
 MOST_LINE = 65536
 FAREWELL = 0.5  # seconds for a peer to close after we have: some never do
 PIPE_BUF = 4096  # a pipe that poll() calls writable takes so many bytes without blocking
+MOST_REPLY = 65536              # bytes of an HTTP reply that are read
+MOST_PIECE = 1 << 18            # bytes that TLS encrypts at a time: they are held twice meanwhile
+
+
+class Closed(ConnectionResetError):
+    """The peer has closed the connection in good order."""
+
+    def __init__(self):
+        ConnectionResetError.__init__(self, errno.ECONNRESET, 'closed by the peer')
 
 
 def left(deadline):
@@ -2734,10 +4068,12 @@ def wait_for(fd, event, deadline):
 
 class StreamLink:
     """Owns one TCP connection, never blocking; close() gives it back. sent: bytes handed to the
-    kernel so far; spoken: bytes that came in while nobody listened."""
+    kernel so far; unheard: whether the last word was ours, and no answer to it has come; spoken:
+    bytes that came in while nobody listened."""
 
     def __init__(self, addresses, timeout, deadline):
         self.buffer, self.sock, self.fd, self.sent, self.spoken = b'', None, -1, 0, 0
+        self.unheard = False
         for i, (family, kind, protocol, _, address) in enumerate(addresses):
             try:  # each address gets its part of the time that is left
                 part = time.monotonic() + left(deadline) / (len(addresses) - i)
@@ -2769,6 +4105,7 @@ class StreamLink:
 
     def send(self, data, deadline):
         view = memoryview(data)
+        self.unheard = True
         while view:
             try:
                 n = self.sock.send(view)
@@ -2778,51 +4115,55 @@ class StreamLink:
                 wait_for(self.fd, select.POLLOUT, deadline)
 
     def receive(self):
-        """What has arrived joins the buffer; raises when the peer has closed."""
+        """What has arrived joins the buffer; False when it was nothing. Raises Closed."""
         try:
             data = self.sock.recv(MOST_LINE)
         except BlockingIOError:
             return False
         if not data:
-            raise ConnectionResetError(errno.ECONNRESET, 'closed by the peer')
+            raise Closed()
         self.buffer += data
         return True
 
-    def until(self, enough, deadline):
+    def until(self, enough, deadline, most=MOST_LINE):
         """The first n bytes of what comes in, as soon as enough(buffer) says how many and not
         None."""
         while True:
             n = enough(self.buffer)
             if n is not None:
                 data, self.buffer = self.buffer[:n], self.buffer[n:]
+                self.unheard = False
                 return data
-            if len(self.buffer) > MOST_LINE:
-                raise OSError(errno.EMSGSIZE, 'a reply of more than %d bytes' % MOST_LINE)
+            if len(self.buffer) > most:
+                raise OSError(errno.EMSGSIZE, 'a reply of more than %d bytes' % most)
             if not self.receive():
-                wait_for(self.sock.fileno(), select.POLLIN, deadline)
+                wait_for(self.fd, select.POLLIN, deadline)
 
     def available(self):
         self.receive()
         data, self.buffer = self.buffer, b''
+        self.unheard = self.unheard and not data
         return data
 
     def overhear(self):
         """Reads what the peer says while nobody listens. False when it has closed in good order;
         raises when it broke off, or does not stop talking."""
         try:
-            data = self.sock.recv(MOST_LINE)
-        except BlockingIOError:
-            return True
-        self.spoken += len(data)
+            while self.receive() and len(self.buffer) <= MOST_LINE:
+                pass
+        except Closed:
+            return False
+        self.spoken += len(self.buffer)
+        self.buffer = b''
         if self.spoken > MOST_LINE:
             raise OSError(errno.EPROTO, 'the peer talks on and on, and nothing was asked')
-        return bool(data)
+        return True
 
     def alive(self):
         """Raises when the peer has closed: what is sent now would be taken by nobody."""
         try:
             if not self.sock.recv(1, _socket.MSG_PEEK):
-                raise ConnectionResetError(errno.ECONNRESET, 'closed by the peer')
+                raise Closed()
         except BlockingIOError:
             pass
 
@@ -2860,10 +4201,144 @@ class StreamLink:
             self.sock = None
 
 
+class SecureLink(StreamLink):
+    """TLS over a StreamLink, whose connection it takes over. OpenSSL works on memory only, so that
+    every wait is ours and has a deadline."""
+
+    def __init__(self, plain, context, name, deadline):
+        import ssl                              # 1.4 MB, and hashlib 3.7
+        self.buffer, self.sock, self.fd, self.sent, self.spoken = b'', plain.sock, plain.fd, 0, 0
+        self.unheard, self.ssl = False, ssl
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        try:
+            self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname=name)
+            self.perform(deadline, self.tls.do_handshake)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, Closed):
+                raise OSError(errno.EPROTO,
+                              'closed in the TLS handshake: is there TLS on that port?')
+            raise
+
+    def perform(self, deadline, action, *given):
+        """What the action of OpenSSL gives; bytes go both ways for as long as it wants some."""
+        while True:
+            try:
+                answer = action(*given)
+                self.flush(deadline)
+                return answer
+            except self.ssl.SSLWantReadError:
+                self.flush(deadline)
+                if not self.pull():
+                    wait_for(self.fd, select.POLLIN, deadline)
+            except (self.ssl.SSLError, ValueError) as error:
+                self.flush(deadline)            # the alert that tells the peer why
+                raise tls_trouble(error)
+
+    def flush(self, deadline):
+        """What OpenSSL wants to say goes out."""
+        while self.outgoing.pending:
+            StreamLink.send(self, self.outgoing.read(), deadline)
+
+    def pull(self):
+        """What has arrived goes to OpenSSL; False when it was nothing."""
+        try:
+            data = self.sock.recv(MOST_LINE)
+        except BlockingIOError:
+            return False
+        if data:
+            self.incoming.write(data)
+        else:
+            self.incoming.write_eof()
+        return True
+
+    def send(self, data, deadline):
+        view = memoryview(data)
+        self.unheard = True
+        for i in range(0, len(view), MOST_PIECE):
+            self.perform(deadline, self.tls.write, view[i:i + MOST_PIECE])
+
+    def receive(self):
+        try:
+            data = self.tls.read(MOST_LINE)
+        except self.ssl.SSLWantReadError:
+            return self.pull()
+        except self.ssl.SSLError as error:
+            raise tls_trouble(error)
+        if not data:
+            raise Closed()
+        self.buffer += data
+        return True
+
+    def farewell(self, deadline):
+        try:
+            self.tls.unwrap()
+        except self.ssl.SSLError:
+            pass                                # it waits for the peer's farewell, which we do not
+        self.flush(deadline)
+        StreamLink.farewell(self, deadline)
+
+
+def tls_trouble(error):
+    """An OSError that says what OpenSSL found wrong. A certificate that is not to be trusted does
+    not become better in a second."""
+    import ssl
+    if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+        return Closed()
+    reason = getattr(error, 'verify_message', '') or getattr(error, 'reason', '') or str(error)
+    words = 'TLS: ' + str(reason).replace('_', ' ').lower()
+    if isinstance(error, ssl.CertificateError) or 'verify failed' in words:
+        return Later('the certificate of the peer is refused: ' + words, CREDENTIALS_PAUSE)
+    if 'wrong version number' in words:
+        words += ': is there TLS on that port?'
+    return OSError(errno.EPROTO, words)
+
+
+class Contexts:
+    """TLS contexts, one for all that use the same files, since a set of CAs takes 2.6 MB, and a new
+    one when a file has changed, since certificates are renewed."""
+
+    def __init__(self):
+        self.known = {}                         # (ca, cert, key, verify) -> (when, context)
+
+    def of(self, tls):
+        """The context of such a tuple: paths or '', and whether to verify the peer."""
+        try:
+            when = [os.stat(path).st_mtime_ns for path in tls[:3] if path]
+            if self.known.get(tls, ((),))[0] != when:
+                self.known[tls] = when, tls_context(*tls)
+            return self.known[tls][1]
+        except (OSError, ValueError) as error:
+            raise Later('TLS: the files %s cannot be used: %s' % (
+                ', '.join(path for path in tls[:3] if path) or 'of CAs of this host',
+                error.strerror if hasattr(error, 'strerror') else error), CREDENTIALS_PAUSE)
+
+
+def tls_context(ca, cert, key, verify):
+    """An SSLContext for TLS 1.2 and newer. 3.13 would be stricter about home-made CAs than all
+    others are (VERIFY_X509_STRICT): here they all are the same."""
+    import ssl
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if hasattr(context, 'minimum_version'):
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+    else:
+        context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif ca:
+        context.load_verify_locations(ca)
+    else:
+        context.load_default_certs()
+    if cert:                                    # a key that needs a password: nobody is asked
+        context.load_cert_chain(cert, key or None, lambda: b'')
+    return context
+
+
 class DatagramLink:
     """Owns one UDP socket, connected to the first address that there is a way to; each send is a
     datagram."""
-    fd = None                                   # nothing ever comes in here
+    fd, unheard = None, True                    # nothing ever comes in here
 
     def __init__(self, addresses):
         for family, kind, protocol, _, address in addresses:
@@ -2902,7 +4377,7 @@ class StdoutLink:
     off when it is sent again. Owns nothing: descriptor 1 stays as the program got it, blocking
     included, since others may share it.
     """
-    fd = None                                   # nothing ever comes in here
+    fd, unheard = None, True                    # nothing ever comes in here
 
     def __init__(self):
         self.lock, self.rest, self.torn = _thread.allocate_lock(), b'', None
@@ -2993,23 +4468,186 @@ class Resolver:
         return question.answer
 
 
-class Opener:
-    """Opens the links of one emitter. stdout: the StdoutLink that all of them share."""
+class HttpLink:
+    """One kept-alive HTTP/1.1 connection, spoken to through urllib.request: no redirect is followed
+    (a redirected POST would become an empty GET, with our token, to another host), no proxy of the
+    environment is used, replies are read up to 64 KiB. Owns the link beneath.
 
-    def __init__(self, stdout):
-        self.stdout, self.resolver, self.turn = stdout, Resolver(), 0
+    url: of the sink, its scheme and host included. login: 'name:password' for a proxy, or ''.
+    through: whether the link leads to a proxy that wants the whole URL.
+    """
+
+    def __init__(self, link, url, login='', through=False):
+        import http.client                      # 2 MB, and urllib.request 0.9
+        import urllib.request
+        self.link, self.fd, self.url, self.broken = link, link.fd, url, http.client.HTTPException
+        self.headers = {'Host': url.partition('://')[2].partition('/')[0]}
+        if login and through:
+            self.headers['Proxy-Authorization'] = basic(login)
+        self.wire = Wire(link, through)
+        self.wire.connection = http.client.HTTPConnection('localhost')
+        self.wire.connection.sock = self.wire
+        self.compose = urllib.request.Request
+        self.director = urllib.request.OpenerDirector()
+        self.director.add_handler(self.wire)
+
+    def exchange(self, step, deadline):
+        """(status, headers, body) of one request. Raises OSError; .heard tells whether any byte of
+        an answer had come."""
+        self.wire.deadline, self.wire.heard = deadline, 0
+        request = self.compose(self.url + step.path, step.body, dict(self.headers, **step.headers),
+                               method=step.method)
+        try:
+            response = self.director.open(request)
+            body = response.read(MOST_REPLY + 1)
+        except self.broken as error:
+            if not self.wire.heard:
+                raise Closed()
+            raise OSError(errno.EPROTO, 'what came back is no HTTP (%s)' % type(error).__name__)
+        self.again = response.isclosed() and not response.will_close and not self.link.buffer
+        headers = {key.lower(): value for key, value in response.getheaders()}
+        return response.status, headers, body[:MOST_REPLY]
+
+    @property
+    def heard(self):
+        return self.wire.heard
+
+    @property
+    def unheard(self):
+        return False                            # every request was answered, or broke the link
+
+    def overhear(self):
+        return self.link.overhear()
+
+    def close(self):
+        self.link.close()
+
+
+class Wire:
+    """What http.client takes for a socket, and urllib.request for a handler of http and https: both
+    come down to one link and the deadline of the exchange."""
+    handler_order = 500
+
+    def __init__(self, link, through):
+        self.link, self.through, self.deadline, self.heard = link, through, 0.0, 0
+        self.connection = self.reader = None
+
+    def add_parent(self, director):
+        pass
+
+    def http_open(self, request):
+        connection = self.connection
+        selector = request.full_url if self.through else request.selector
+        self.reader = io.BufferedReader(WireReader(self))
+        try:
+            connection.request(request.get_method(), selector, request.data,
+                               dict(request.header_items()))
+        except (BrokenPipeError, ConnectionResetError):
+            if not self.link.buffer and not self.link.receive():
+                raise                           # else it said why before it had read everything
+        response = connection.getresponse()
+        while 100 < response.status < 200 and response.status != 101:
+            response = connection.response_class(self, method=request.get_method())
+            response.begin()                    # it skips 100 only: hints may come too (RFC 8297)
+        return response
+
+    https_open = http_open
+
+    def sendall(self, data):
+        self.link.send(data, self.deadline)
+
+    def makefile(self, mode):
+        return self.reader
+
+    def close(self):
+        pass                                    # the link is closed by its owner
+
+
+class WireReader(io.RawIOBase):
+    """The answer, as it comes in until the deadline."""
+
+    def __init__(self, wire):
+        self.wire = wire
+
+    def readable(self):
+        return True
+
+    def readinto(self, out):
+        try:
+            data = self.wire.link.until(lambda data: min(len(data), len(out)) or None,
+                                        self.wire.deadline)
+        except Closed:
+            return 0
+        self.wire.heard += len(data)
+        out[:len(data)] = data
+        return len(data)
+
+
+def tunnel(link, place, login, deadline):
+    """Asks the proxy at the other end of the link to connect it to that host and port (RFC 9110,
+    section 9.3.6)."""
+    head = 'CONNECT %s HTTP/1.1\r\nHost: %s\r\n' % (place, place)
+    if login:
+        head += 'Proxy-Authorization: %s\r\n' % basic(login)
+    link.send((head + '\r\n').encode(), deadline)
+    answer = link.until(lambda data: data.find(b'\r\n\r\n') + 4 if b'\r\n\r\n' in data else None,
+                        deadline)
+    status = answer.split(b'\r\n')[0].split(b' ')
+    if len(status) < 2 or not status[0].startswith(b'HTTP/') or status[1][:1] != b'2':
+        words = b' '.join(status[:3]).decode('ascii', 'replace')
+        raise Later('the proxy does not connect: ' + words,
+                    CREDENTIALS_PAUSE if status[1:2] in ([b'403'], [b'407']) else 0)
+
+
+class Opener:
+    """Opens the links of one emitter. stdout: the StdoutLink that all of them share; contexts: the
+    Contexts, likewise."""
+
+    def __init__(self, stdout, contexts):
+        self.stdout, self.contexts, self.resolver, self.turn = stdout, contexts, Resolver(), 0
 
     def open(self, target, timeout, deadline):
-        """A link to ('stdout',), ('tcp', host, port) or ('udp', host, port); ('none',) has none."""
+        """A link to ('stdout',), ('udp', host, port), ('tcp', host, port, tls) or ('http', url,
+        tls, proxy); ('none',) has none. tls: None, or what Contexts takes. proxy: '' or its URL."""
         if target[0] == 'stdout':
             return self.stdout
-        kind = _socket.SOCK_STREAM if target[0] == 'tcp' else _socket.SOCK_DGRAM
-        addresses = self.resolver.addresses(target[1], target[2], kind, deadline)
+        if target[0] == 'http':
+            return self.web(*target[1:] + (timeout, deadline))
         if target[0] == 'tcp':
-            return StreamLink(addresses, timeout, deadline)
+            return self.stream(*target[1:] + (timeout, deadline))
+        addresses = self.resolver.addresses(target[1], target[2], _socket.SOCK_DGRAM, deadline)
         self.turn += 1  # a datagram tells of a dead address only when the next one is sent
         first = (self.turn - 1) % len(addresses)
         return DatagramLink(addresses[first:] + addresses[:first])
+
+    def stream(self, host, port, tls, timeout, deadline):
+        addresses = self.resolver.addresses(host, port, _socket.SOCK_STREAM, deadline)
+        link = StreamLink(addresses, timeout, deadline)
+        return self.secured(link, tls, host, deadline) if tls else link
+
+    def secured(self, link, tls, host, deadline):
+        try:
+            context = self.contexts.of(tls)
+        except OSError:
+            link.close()
+            raise
+        return SecureLink(link, context, host.rstrip('.'), deadline)
+
+    def web(self, url, tls, proxy, timeout, deadline):
+        scheme, _, host, port, path = url_parts(url)
+        port = port or (443 if scheme == 'https' else 80)
+        if not proxy:
+            return HttpLink(self.stream(host, port, tls, timeout, deadline), url.rstrip('/'))
+        _, login, by, at, _ = url_parts(proxy)
+        link = self.stream(by, at or 80, None, timeout, deadline)
+        if not tls:
+            return HttpLink(link, url.rstrip('/'), login, True)
+        try:
+            tunnel(link, place_text(host, port), login, deadline)
+        except OSError:
+            link.close()
+            raise
+        return HttpLink(self.secured(link, tls, host, deadline), url.rstrip('/'))
 
 
 def converse(dialogue, batches, target, timeout, opener):
@@ -3017,8 +4655,8 @@ def converse(dialogue, batches, target, timeout, opener):
     it.
 
     batches: next(idle, exchange) -> frames, [] or None at the end; done(n); reject(step);
-    broken(). A connection is opened by the first step that needs it. A peer that closed while
-    nothing was under way is dialled again at once: nothing was lost.
+    note(text); broken(). A connection is opened by the first step that needs it. A peer that closed
+    while nothing was under way is dialled again at once: nothing was lost.
     """
     exchange = Exchange(batches, target, timeout, opener)
     answer, failure = None, None
@@ -3028,7 +4666,7 @@ def converse(dialogue, batches, target, timeout, opener):
                 step = dialogue.send(answer) if failure is None else dialogue.throw(failure)
             except StopIteration:
                 return
-            failure = None
+            answer = failure = None
             try:
                 answer = exchange.STEPS[type(step)](exchange, step)
             except Exhausted:
@@ -3045,103 +4683,140 @@ class Exhausted(Exception):
 
 
 class Exchange:
-    """Performs single steps; owns the link and the deadline of one dialogue."""
+    """Performs single steps; owns the links and the deadline of one dialogue."""
 
     def __init__(self, batches, target, timeout, opener):
         self.batches, self.target, self.timeout, self.opener = batches, target, timeout, opener
-        self.link, self.deadline, self.unheard = None, time.monotonic() + timeout, False
-        self.marks = []  # (bytes sent, frames done with them): a peer that answers nothing
+        self.link, self.links, self.deadline = None, [], time.monotonic() + timeout
+        self.marks = []  # (link, bytes sent, frames done with them): a peer that answers nothing
 
     def drop(self):
-        if self.link is not None:
-            self.link.close()
+        for link in self.links[:]:
+            self.shut(link)
+
+    def shut(self, link):
+        """Gives a link back; one that is gone already is no mistake."""
+        if link in self.links:
+            self.links.remove(link)
+            link.close()
+        if link is self.link:
             self.link = None
 
-    def linked(self):
+    def open(self, target):
+        self.deadline = time.monotonic() + self.timeout
+        try:
+            link = self.opener.open(target, self.timeout, self.deadline)
+        except OSError as error:
+            error.unreached = True
+            raise
+        self.links.append(link)
+        return link
+
+    def linked(self, step):
+        """The link of a step; the default one is opened when it is not there."""
+        if step.link is not None:
+            if step.link not in self.links:
+                raise Closed()                  # while nothing was under way
+            return step.link
         if self.link is None:
-            self.deadline = time.monotonic() + self.timeout
-            try:
-                self.link = self.opener.open(self.target, self.timeout, self.deadline)
-            except OSError as error:
-                error.unreached = True
-                raise
+            self.link = self.open(self.target)
         return self.link
 
+    def on_link(perform):
+        """A step that is performed on a link, which it closes when it breaks."""
+        def on(self, step):
+            link = self.linked(step)
+            try:
+                return perform(self, step, link)
+            except OSError as error:
+                self.collect(error)
+                self.shut(link)
+                raise
+        return on
+
     def next(self, step):
-        if self.unheard and self.link is not None:
-            self.settle()                       # a peer that answers nothing: its kernel has it
-            if self.batches.ending():
-                self.link.farewell(self.deadline)
+        unheard = [link for link in self.links if link.unheard]
+        for link in unheard:                    # peers that answer nothing: their kernel has it
+            try:
+                link.settle(self.deadline)
+            except OSError as error:
+                self.collect(error)
+                raise
+        if unheard and self.batches.ending():
+            for link in unheard:
+                link.farewell(self.deadline)
         frames = self.batches.next(step.idle, self)
         if frames is None:
             raise Exhausted
         self.deadline, self.marks = time.monotonic() + self.timeout, []
         return frames
 
-    def settle(self):
-        try:
-            self.link.settle(self.deadline)
-        except OSError as error:
-            self.collect(error)
-            raise
-
     def collect(self, error):
         """What the peer's kernel has when the time is over need not be sent again: a sink that is
         slow gets on. After a reset that says nothing: nobody has read it."""
-        if error.errno == errno.ETIME and self.marks:
-            acknowledged = self.link.acknowledged()
-            for sent, n in self.marks:
-                if sent <= acknowledged:
+        if error.errno == errno.ETIME:
+            for link, sent, n in self.marks:
+                if sent <= link.acknowledged():
                     self.batches.done(n)
 
     def done(self, step):
-        if self.unheard and hasattr(self.link, 'sent'):
-            self.marks.append((self.link.sent, step.n))
-        else:
+        unheard = [link for link in self.links if link.unheard and hasattr(link, 'sent')]
+        for link in unheard:
+            self.marks.append((link, link.sent, step.n))
+        if not unheard:
             self.batches.done(step.n)
 
     def heard(self):
-        """Called when the link has input while nothing is under way: a peer that closed is dialled
-        anew by the next step. Raises when it broke off."""
-        if not self.link.overhear():
-            self.drop()
-            self.batches.broken()
+        """Called when a link has input while nothing is under way: a peer that closed is dialled
+        anew by the next step. Raises when one broke off that has not answered yet."""
+        for link in [link for link in self.links if link.fd is not None]:
+            try:
+                stands = link.overhear()
+            except OSError:
+                if link.unheard:
+                    raise
+                stands = False
+            if not stands:
+                self.shut(link)
+                self.batches.broken()
 
-    def ear(self):
-        """The descriptor that tells when the peer says something or closes; None without one."""
-        return self.link.fd if self.link is not None else None
+    def ears(self):
+        """The descriptors that tell when a peer says something or closes."""
+        return tuple([link.fd for link in self.links if link.fd is not None])
 
-    def send(self, step):
-        self.unheard = True
-        link = self.linked()
+    def request(self, step):
+        """A connection that was kept alive may have been closed by the peer in the same moment: the
+        request is sent once more at once, on a new one."""
+        fresh = self.link is None
+        link = self.linked(step)
         try:
-            link.send(step.data, self.deadline)
+            answer = link.exchange(step, self.deadline)
         except OSError as error:
-            self.collect(error)
-            raise
-
-    def line(self, step):
-        self.unheard = False
-        return self.linked().until(lambda data: data.find(b'\n') + 1 or None, self.deadline)
-
-    def read(self, step):
-        self.unheard = False
-        return self.linked().until(lambda data: step.n if len(data) >= step.n else None,
-                                   self.deadline)
-
-    def available(self, step):
-        data = self.linked().available()
-        self.unheard = self.unheard and not data
-        return data
+            self.shut(link)
+            if fresh or link.heard or not isinstance(error, (ConnectionError, BrokenPipeError)):
+                raise
+            return self.request(step)
+        if not link.again:
+            self.shut(link)
+        return answer
 
     def wait(self, step):
-        self.batches.wait(step.seconds)
+        if step.seconds:
+            self.batches.wait(step.seconds)
         self.deadline = time.monotonic() + self.timeout
 
     STEPS = {
-        Next: next, Send: send, Line: line, Read: read, Available: available, Wait: wait,
-        Done: done,
+        Next: next, Request: request, Wait: wait, Done: done,
+        Send: on_link(lambda self, step, link: link.send(step.data, self.deadline)),
+        Line: on_link(lambda self, step, link: link.until(
+            lambda data: data.find(b'\n') + 1 or None, self.deadline)),
+        Read: on_link(lambda self, step, link: link.until(
+            lambda data: step.n if len(data) >= step.n else None, self.deadline, step.n)),
+        Available: on_link(lambda self, step, link: link.available()),
+        Dial: lambda self, step: self.open(('tcp', step.host, step.port, self.target[3])),
+        Close: lambda self, step: self.shut(step.link),
         Reject: lambda self, step: self.batches.reject(step),
+        Say: lambda self, step: self.batches.note(step.text),
         Now: lambda self, step: time.time(),
         Random: lambda self, step: os.urandom(step.n),
     }
@@ -3207,6 +4882,7 @@ FIRST_BACKOFF = 0.5             # seconds; the longest wait doubles with each fa
 LONGEST_BACKOFF = 60.0
 LONGEST_PAUSE = 300.0           # whatever a peer asks for
 RESENT, MOST_RESENT = 10000, 100        # ms and number of ticks that go again after a break
+LAST_WORDS = 5.0                # seconds that SIGTERM and SIGINT leave for delivery
 A_MINUTE, AN_HOUR = 60.0, 3600.0        # between two lines of the log about one emitter
 ACCOUNT = ('accepted', 'acknowledged', 'sent', 'dropped', 'quarantined', 'damaged',
            'refused_points')
@@ -3302,7 +4978,7 @@ class Bell:
         self.reading, self.writing = os.pipe()
         os.set_blocking(self.reading, False)
         os.set_blocking(self.writing, False)
-        self.poll, self.other = select.poll(), None
+        self.poll, self.others = select.poll(), ()
         self.poll.register(self.reading, select.POLLIN)
 
     def ring(self):
@@ -3320,15 +4996,14 @@ class Bell:
             os.read(self.reading, 4096)
         return what
 
-    def listen(self, fd):
-        """From now on wait() also ends when that descriptor has input or breaks; None: no other
-        one."""
-        if fd != self.other:
-            if self.other is not None:
-                self.poll.unregister(self.other)
-            if fd is not None:
+    def listen(self, fds=()):
+        """From now on wait() also ends when one of these descriptors has input or breaks."""
+        if fds != self.others:
+            for fd in self.others:
+                self.poll.unregister(fd)
+            for fd in fds:
                 self.poll.register(fd, select.POLLIN)
-            self.other = fd
+            self.others = fds
 
     def close(self):
         os.close(self.reading)
@@ -3358,17 +5033,18 @@ class Cursor:
     knows, so they go again, ahead of the next batch, and are counted once.
     """
 
-    def __init__(self, spool, name, options, delivery, target=('none',)):
-        self.spool, self.name, self.delivery = spool, name, delivery
+    def __init__(self, spool, name, role):
+        self.spool, self.name = spool, name
         self.frames, self.pinned, self.done_already, self.rejected = [], 0, 0, {}
         self.recent, self.again, self.broke = [], 0, False
         self.suspects = self.same = self.ripe = self.last_ms = self.last_error = 0
         self.count = dict.fromkeys(ACCOUNT, 0)
         self.bell, self.idle, self.closing = Bell(), False, False
-        self.configure(options, target)
+        self.configure(role)
 
-    def configure(self, options, target):
-        self.resends = self.delivery == 'sent' and target[0] == 'tcp'
+    def configure(self, role):
+        options, self.delivery = role.options, role.delivery
+        self.resends = role.delivery == 'sent' and role.target[0] == 'tcp'
         self.interval, self.flush = milliseconds(options.interval), milliseconds(options.flush)
         self.batch = self.limit = options.batch
 
@@ -3488,17 +5164,42 @@ class Cursor:
             return n == 1
 
 
+class Role:
+    """What an emitter was configured to be: its options, talk() -> a new dialogue, what delivered
+    means, where it talks to, and texts that no line of the log may hold."""
+
+    def __init__(self, options, talk, delivery, target, secrets=()):
+        self.options, self.talk, self.delivery, self.target = options, talk, delivery, target
+        self.secrets = secrets
+
+
+def secrets_of(declared, options):
+    """The secrets among these options, as they are and as protocols write them, longest first: a
+    server may show in an error what it was sent."""
+    out = set()
+    for option in declared:
+        value = options[option.name]
+        if option.kind in (secret, http_headers):
+            out.update(value.values() if isinstance(value, dict) else [value])
+        elif option.kind is proxy_url and value:
+            login = url_parts(value)[1]
+            out.update([login, login.partition(':')[2]])
+    out.update([percent_encoded(text) for text in out])
+    if hasattr(options, 'password'):
+        out.add(basic('%s:%s' % (options.username, options.password)).partition(' ')[2])
+    return sorted([text for text in out if len(text) > 2], key=len, reverse=True)
+
+
 class Sender:
     """The thread of one emitter: holds a dialogue, keeps what breaks, backs off, tries again.
 
-    talk: () -> a new dialogue. target: where it talks to. finished() is called once, at the end,
-    with .failure saying what went wrong, if anything did.
+    finished() is called once, at the end, with .failure saying what went wrong, if anything did.
     """
 
-    def __init__(self, cursor, talk, target, timeout, opener, log, clock, finished):
-        self.cursor, self.talk, self.target, self.timeout = cursor, talk, target, timeout
-        self.opener, self.log, self.clock, self.finished = opener, log, clock, finished
-        self.failures, self.failure = 0, None
+    def __init__(self, cursor, role, opener, log, clock, finished):
+        self.cursor, self.role, self.opener = cursor, role, opener
+        self.log, self.clock, self.finished = log, clock, finished
+        self.failures, self.failure, self.noted = 0, None, None
         self.said, self.said_at, self.told = None, None, False
         self.deadline, self.ended, self.retired, self.renewal = None, False, False, None
         self.started = self.abandoned = False
@@ -3521,25 +5222,26 @@ class Sender:
         self.cursor.give_up()
         self.ended = self.abandoned = True
 
-    def renew(self, talk, target, timeout, options):
+    def renew(self, role):
         """Another dialogue follows as soon as the one under way asks for its next batch or fails:
         a reload changed the options. What is pending stays."""
         with self.cursor.spool.lock:
-            self.renewal = talk, target, timeout, options
+            self.renewal = role
         self.cursor.bell.ring()
 
     def run(self):
         while not self.ended:
             try:
                 self.begin_anew()
-                converse(self.talk(), self, self.target, self.timeout, self.opener)
+                role = self.role
+                converse(role.talk(), self, role.target, role.options.timeout, self.opener)
                 if self.cursor.pinned:
                     raise OSError(errno.EPROTO, 'the dialogue ended with a batch under way')
                 self.ended = self.ended or self.cursor.closing and not self.cursor.frames
             except Refused as error:
                 self.refused(error)
             except OSError as error:
-                user = self.target[0] == 'none'     # whose OSError may come from anywhere
+                user = self.role.target[0] == 'none'    # whose OSError may come from anywhere
                 reason = trouble(error) if user else error.strerror or str(error)
                 self.ended = self.failed(error, reason) or self.ended
             except BaseException as error:      # ours or a user's: said with its place
@@ -3552,8 +5254,8 @@ class Sender:
     def begin_anew(self):
         with self.cursor.spool.lock:
             if self.renewal:
-                (self.talk, self.target, self.timeout, options), self.renewal = self.renewal, None
-                self.cursor.configure(options, self.target)
+                self.role, self.renewal = self.renewal, None
+                self.cursor.configure(self.role)
 
     def ending(self):
         """Whether what is under way is the last there is."""
@@ -3571,7 +5273,7 @@ class Sender:
             self.recovered()
         frames = cursor.next_batch(not self.renewal)
         while frames is not None and not frames:
-            bell.listen(exchange.ear())
+            bell.listen(exchange.ears())
             what = bell.wait(idle)
             if what & OTHER and idle is None:
                 exchange.heard()
@@ -3586,13 +5288,14 @@ class Sender:
 
     def reject(self, step):
         with self.cursor.spool.lock:
-            self.cursor.rejected[step.frame.seq] = step.points or points_of(step.frame)
+            before = self.cursor.rejected.get(step.frame.seq, 0)
+            self.cursor.rejected[step.frame.seq] = before + (step.points or points_of(step.frame))
         self.say('refused: %s' % step.reason)
 
     def wait(self, seconds):
         """Sleeps; the end cuts it short, and so does a reload that changed the options."""
         until = self.now() + seconds
-        self.cursor.bell.listen(None)
+        self.cursor.bell.listen()
         while self.now() < until and not self.cursor.closing and not self.renewal:
             self.cursor.bell.wait(until - self.now())
         if self.cursor.closing:  # the end: short waits, for there is little time left
@@ -3600,6 +5303,10 @@ class Sender:
 
     def now(self):
         return self.clock.monotonic() / 1000.0
+
+    def patience(self):
+        """Seconds that it has at the end of a run in good order."""
+        return max(LAST_WORDS, self.role.options.timeout)
 
     def shortfall(self):
         """`graphite: 3 of 5 ticks were not delivered: Connection refused`, or None."""
@@ -3629,19 +5336,21 @@ class Sender:
         code = getattr(error, 'errno', None)
         cursor.keep(code != errno.ETIME, not hasattr(error, 'unreached'))
         cursor.last_error = int(self.clock.wall() // 1000)
-        if self.target[0] == 'stdout' and code in (errno.EPIPE, errno.EBADF):
+        if self.role.target[0] == 'stdout' and code in (errno.EPIPE, errno.EBADF):
             self.retired = True
-            self.failure = reason if code == errno.EBADF else None
+            self.failure = reason if code == errno.EBADF else None      # of no sink's making
             self.close(self.now())
             cursor.give_up()
             return True
-        self.failure = reason
+        self.failure = reason = self.plain(reason)
         self.failures += 1
         self.told |= self.say(reason if isinstance(error, Later) else reason + '; the ticks wait')
         if code == errno.ETIME and cursor.done_already:
             return self.is_over()               # slow, but it gets on
         longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(self.failures, 10))
         asked = min(max(getattr(error, 'wait', 0), 0), LONGEST_PAUSE)
+        if asked and self.deadline is not None and self.now() + asked > self.deadline:
+            return True                         # asking again sooner would only annoy the peer
         self.wait(asked or longest * int.from_bytes(os.urandom(4), 'big') / 4294967296.0)
         return self.is_over()
 
@@ -3655,9 +5364,21 @@ class Sender:
         pause = AN_HOUR if reason == self.said and self.told else A_MINUTE
         if self.said_at is not None and now - self.said_at < pause:
             return False
-        self.log('warning', '%s: %s' % (self.cursor.name, reason))
+        self.log('warning', '%s: %s' % (self.cursor.name, self.plain(reason)))
         self.said, self.said_at = reason, now
         return True
+
+    def plain(self, reason):
+        """The text without secrets: a server may have sent them back."""
+        for text in self.role.secrets:
+            reason = reason.replace(text, '****')
+        return reason
+
+    def note(self, text):
+        """What is worth knowing and no failure, once for as long as it stays the same."""
+        if text != self.noted:
+            self.log('warning', '%s: %s' % (self.cursor.name, self.plain(text)))
+        self.noted = text
 
 
 # == 11 SCHEDULER: ticks on a clock that is passed in ===========================================
@@ -3759,7 +5480,6 @@ class Schedule:
 # == 12 AGENT: configuration to running parts; signals, reload, the end, the re-exec ============
 
 FEW_TICKS, A_WHILE = 5, 20.0    # ticks and seconds: a shorter run need not shed the compiler
-LAST_WORDS = 5.0                # seconds that SIGTERM and SIGINT leave for delivery
 IDENTITY_EVERY = 60.0           # seconds between looks at who this host is: addresses come late
 
 
@@ -4019,6 +5739,7 @@ class Agent:
         self.spool = Spool(self.settings.spool.memory_bytes)
         self.opener_stdout = StdoutLink()
         self.modules, self.senders, self.left = [], [], []
+        self.contexts = Contexts()
         self.layouts, self.latest, self.statm = {}, None, None
         self.identity, self.identity_at = None, 0.0
         self.iteration, self.narrow, self.schedule = 0, None, None
@@ -4076,19 +5797,21 @@ class Agent:
                 renewals.append((sender, chosen))
 
     def make_sender(self, chosen):
-        talk, delivery, target = self.dialogue_of(chosen)
-        cursor = Cursor(self.spool, chosen.name, chosen.options, delivery, target)
-        return Sender(cursor, talk, target, chosen.options.timeout, Opener(self.opener_stdout),
-                      self.log, self.clock, self.bell.ring)
+        role = self.role_of(chosen)
+        cursor = Cursor(self.spool, chosen.name, role)
+        return Sender(cursor, role, Opener(self.opener_stdout, self.contexts), self.log, self.clock,
+                      self.bell.ring)
 
-    def dialogue_of(self, chosen):
-        """(() -> a new dialogue, what delivered means, where it talks to)"""
+    def role_of(self, chosen):
+        """The Role of an emitter that was configured."""
+        options, memory = chosen.options, {}
         if chosen.kind is None:
             instance = load_user(chosen, 'emit_stats', self.log)
-            keep = unwanted(chosen.options.blacklist)
-            return lambda: user_dialogue(instance, keep), 'acknowledged', ('none',)
-        kind, options = EMITTERS[chosen.kind], chosen.options
-        return lambda: kind.dialogue(options), kind.delivery, kind.link(options)
+            keep = unwanted(options.blacklist)
+            return Role(options, lambda: user_dialogue(instance, keep), 'acknowledged', ('none',))
+        kind = EMITTERS[chosen.kind]
+        return Role(options, lambda: kind.dialogue(options, memory), kind.delivery(options),
+                    kind.link(options), secrets_of(kind.options, options))
 
     def start_senders(self):
         """Starts the threads of emitters that are new; the spool fills for those that are here."""
@@ -4327,7 +6050,7 @@ class Agent:
             self.log.probe(settings.log.dest)
             self.make_modules(settings, modules)
             self.make_senders(settings, senders, renewals)
-            renewed = [(sender, chosen, self.dialogue_of(chosen)) for sender, chosen in renewals]
+            renewed = [(sender, self.role_of(chosen)) for sender, chosen in renewals]
             for chosen, sender in senders:
                 sender.start()
         except (ConfigError, OSError, RuntimeError) as error:   # the latter: no thread to be had
@@ -4336,8 +6059,8 @@ class Agent:
             self.unmake(modules, senders)
             return
         self.change(settings, modules, senders)
-        for sender, chosen, (talk, delivery, target) in renewed:
-            sender.renew(talk, target, chosen.options.timeout, chosen.options)
+        for sender, role in renewed:
+            sender.renew(role)
         self.log('info', 'reloaded: %d modules, %d emitters' % (len(modules), len(senders)))
 
     def change(self, settings, modules, senders):
@@ -4383,7 +6106,8 @@ class Agent:
         exit code."""
         now = self.clock.monotonic() / 1000.0
         for chosen, sender in self.senders:
-            sender.close(now + (LAST_WORDS if self.stopping else max(LAST_WORDS, sender.timeout)))
+            patience = LAST_WORDS if self.stopping else sender.patience()
+            sender.close(now + patience)
         signalled = self.stopping
         while not all(sender.ended for sender in self.everyone()):
             now = self.clock.monotonic() / 1000.0
@@ -4415,7 +6139,7 @@ class Agent:
         import atexit
         import gc
         for sender in self.everyone():
-            sender.talk = None
+            sender.role.talk = None
         for running in self.modules:
             running.source.instance = None
         gc.collect()
@@ -4462,7 +6186,7 @@ class Agent:
                 done = cursor.count['accepted'] - len(cursor.frames)
                 before, since = progress.get(sender, (None, now))
                 progress[sender] = done, now if done != before else since
-                if cursor.frames and now - since > max(LAST_WORDS, sender.timeout) and (
+                if cursor.frames and now - since > sender.patience() and (
                         done == before):
                     sender.abandon('it takes nothing')
             self.clock.sleep(0.002)

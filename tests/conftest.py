@@ -120,6 +120,12 @@ def options(**values):
     return statbadger.Options(values)
 
 
+def role(chosen=None, talk=None, delivery='sent', target=('none',), secrets=()):
+    """What a Sender and its Cursor are told to be."""
+    values = dict(dict(interval=0, flush=0, batch=100, timeout=10), **(chosen.__dict__ if chosen else {}))
+    return statbadger.Role(options(**values), talk, delivery, target, secrets)
+
+
 def pytest_terminal_summary(terminalreporter):
     skipped = terminalreporter.stats.get('skipped', [])
     if skipped:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import statbadger
-from conftest import FakeClock, options
+from conftest import FakeClock, options, role
 from sinks import BlackHole, TcpSink, until
 from statbadger import Done, Later, Next, Refused, Reject, Send
 
@@ -26,7 +26,7 @@ def frame(number=1, width=1, layout=None, time_ms=None):
 
 
 def cursor(spool, name='x', delivery='sent', **more):
-    one = statbadger.Cursor(spool, name, options(**dict({'interval': 0, 'flush': 0, 'batch': 100}, **more)), delivery)
+    one = statbadger.Cursor(spool, name, role(options(**more), None, delivery))
     spool.cursors.append(one)
     return one
 
@@ -293,7 +293,7 @@ class ScriptBell:
     def ring(self):
         self.rung = True
 
-    def listen(self, fd):
+    def listen(self, fds=()):
         pass
 
     def wait(self, seconds=None):
@@ -315,7 +315,7 @@ class ScriptBell:
 
 class Link:
     """A link that keeps what is sent; fails(data) may raise."""
-    fd = None
+    fd, unheard = None, True
 
     def __init__(self, fails):
         self.fails, self.data = fails, []
@@ -340,10 +340,11 @@ class Rig:
     def __init__(self, spool, talk, script=(), open_=None, fails=lambda data: None, **more):
         self.clock, self.log, self.over, self.opened = FakeClock(), [], 0, 0
         self.spool, self.open_, self.link = spool, open_, Link(fails)
-        self.cursor = cursor(spool, 'peer', more.pop('delivery', 'sent'), **more)
+        self.role = role(options(**more), talk, more.pop('delivery', 'sent'), ('tcp', 'peer', 1, None))
+        self.cursor = cursor(spool, 'peer', self.role.delivery, **more)
         self.cursor.bell.close()
         self.cursor.bell = ScriptBell(self.clock, list(script) + [self.close])
-        self.sender = statbadger.Sender(self.cursor, talk, ('tcp', 'peer', 1), 10, self,
+        self.sender = statbadger.Sender(self.cursor, self.role, self,
                                         lambda level, message: self.log.append(message), self.clock, self.finished)
 
     def open(self, target, timeout, deadline):
@@ -524,7 +525,7 @@ def test_a_pause_is_cut_short_by_the_end(spool):
     class Nobody:
         def open(self, target, timeout, deadline):
             raise Later('throttled', 300)
-    sender = statbadger.Sender(each, plain, ('tcp', 'peer', 1), 10, Nobody(), lambda level, message: None,
+    sender = statbadger.Sender(each, role(talk=plain), Nobody(), lambda level, message: None,
                                statbadger.Clock(), over.set)
     sender.start()
     accept(one, 1)
@@ -675,10 +676,11 @@ def test_what_is_done_stays_good_when_the_rest_is_refused(spool):
 
 def real_sender(spool, name, port):
     chosen = options(host='127.0.0.1', port=port, protocol='plaintext', transport='tcp', prefix='x', tagged=False,
-                     blacklist=[], tags={}, interval=0, flush=0, batch=100)
+                     blacklist=[], tags={}, timeout=5)
     over = threading.Event()
-    sender = statbadger.Sender(cursor(spool, name), lambda: statbadger.graphite(chosen), ('tcp', '127.0.0.1', port), 5,
-                               statbadger.Opener(statbadger.StdoutLink()), lambda level, message: None,
+    sender = statbadger.Sender(cursor(spool, name), role(chosen, lambda: statbadger.graphite(chosen, {}), 'sent',
+                                                             ('tcp', '127.0.0.1', port, None)),
+                               statbadger.Opener(statbadger.StdoutLink(), statbadger.Contexts()), lambda level, message: None,
                                statbadger.Clock(), over.set)
     sender.start()
     return sender, over
@@ -742,7 +744,7 @@ def test_a_batch_that_failed_is_offered_again_as_it_was(spool):
 
 def test_what_was_sent_in_the_last_ten_seconds_goes_again_after_a_break_and_is_counted_once(spool):
     one = spool()
-    each = statbadger.Cursor(one, 'x', options(interval=0, flush=0, batch=100), 'sent', ('tcp', 'h', 1))
+    each = statbadger.Cursor(one, 'x', role(target=('tcp', 'h', 1, None)))
     one.cursors.append(each)
     for i in range(1, 31):
         accept(one, i)
@@ -768,7 +770,7 @@ def test_what_was_sent_in_the_last_ten_seconds_goes_again_after_a_break_and_is_c
 @pytest.mark.parametrize('delivery, target', [('acknowledged', ('tcp', 'h', 1)), ('sent', ('stdout',)), ('sent', ('udp', 'h', 1))])
 def test_nothing_goes_again_where_it_would_be_doubled(spool, delivery, target):
     one = spool()
-    each = statbadger.Cursor(one, 'x', options(interval=0, flush=0, batch=100), delivery, target)
+    each = statbadger.Cursor(one, 'x', role(None, None, delivery, target))
     one.cursors.append(each)
     accept(one, 1)
     assert numbers(each.next_batch()) == [1]
@@ -789,10 +791,19 @@ def test_a_batch_leaves_room_for_what_others_have_waiting(spool):
     assert live.count['dropped'] == 0 and len(live.frames) == 99
 
 
+def exchange_over(batches, link):
+    """An Exchange with that link; perform(step) does what converse() would do with it."""
+    one = statbadger.Exchange(batches, ('tcp', 'h', 1, None), 5, None)
+    one.link, one.links = link, [link]
+    link.close = lambda: None
+    one.perform = lambda step: one.STEPS[type(step)](one, step)
+    return one
+
+
 def test_what_the_peers_kernel_has_when_the_time_is_over_does_not_go_again():
     class Slow:
         """Takes 10 bytes a message; its kernel has acknowledged 25 when the time is over."""
-        sent = 0
+        sent, unheard, fd = 0, True, None
 
         def send(self, data, deadline):
             if self.sent >= 40:
@@ -802,18 +813,17 @@ def test_what_the_peers_kernel_has_when_the_time_is_over_does_not_go_again():
         def acknowledged(self):
             return 25
     done, batches = [], SimpleNamespace(done=lambda n: done.append(n))
-    exchange = statbadger.Exchange(batches, ('tcp', 'h', 1), 5, None)
-    exchange.link = Slow()
+    exchange = exchange_over(batches, Slow())
     with pytest.raises(OSError):
         for n in range(1, 10):
-            exchange.send(statbadger.Send(b'x' * 10))
-            exchange.done(statbadger.Done(n))
+            exchange.perform(statbadger.Send(b'x' * 10))
+            exchange.perform(statbadger.Done(n))
     assert done == [1, 2]
 
 
 def test_after_a_reset_nothing_counts_for_nobody_has_read_it():
     class Gone:
-        sent = 0
+        sent, unheard, fd = 0, True, None
 
         def send(self, data, deadline):
             if self.sent:
@@ -823,12 +833,11 @@ def test_after_a_reset_nothing_counts_for_nobody_has_read_it():
         def acknowledged(self):
             return self.sent
     done, batches = [], SimpleNamespace(done=lambda n: done.append(n))
-    exchange = statbadger.Exchange(batches, ('tcp', 'h', 1), 5, None)
-    exchange.link = Gone()
+    exchange = exchange_over(batches, Gone())
     with pytest.raises(OSError):
         for n in (1, 2):
-            exchange.send(statbadger.Send(b'x' * 10))
-            exchange.done(statbadger.Done(n))
+            exchange.perform(statbadger.Send(b'x' * 10))
+            exchange.perform(statbadger.Done(n))
     assert done == []
 
 
@@ -874,9 +883,8 @@ def test_other_options_after_a_reload_keep_what_is_pending(spool):
             if name == 'old':
                 raise OSError(5, 'dead')
     rig = Rig(one, lambda: talk('old'), [lambda: accept(one, 1, 2)])
-    rig.sender.wait = lambda seconds: rig.sender.renew(lambda: talk('new'), ('tcp', 'other', 2), 3,
-                                                       options(interval=0, flush=0, batch=1))
+    rig.sender.wait = lambda seconds: rig.sender.renew(role(options(batch=1), lambda: talk('new')))
     rig.run()
     assert said == [('old', [1, 2]), ('new', [1]), ('new', [2])]
-    assert rig.sender.target == ('tcp', 'other', 2) and rig.sender.timeout == 3
+    assert rig.sender.role.options.batch == 1
     assert rig.cursor.count['accepted'] == rig.cursor.count['sent'] == 2

@@ -18,6 +18,7 @@ READS = ('disk', 'reads', '', COUNTER, ('device',), ('sda',), 3.0)
 TOTAL = ('mem', 'memtotal', 'B', GAUGE, (), (), 16777216000)
 PREFIX = '{datacenter}.{region}.{zone}.{cluster}.{hostname}'
 HOLE = float('nan')
+PLAIN = {'tls': False, 'tls_ca': '', 'tls_cert': '', 'tls_key': '', 'tls_verify': True}
 
 
 def identity(**changes):
@@ -36,7 +37,7 @@ def graphite(**more):
     values = dict(host='127.0.0.1', port=0, protocol='plaintext', transport='tcp', prefix=PREFIX, tagged=False,
                   blacklist=[], tags={})
     values.update(more)
-    return statbadger.graphite(options(**values))
+    return statbadger.graphite(options(**values), {})
 
 
 def play(dialogue, *batches):
@@ -306,20 +307,21 @@ def test_only_the_lines_that_are_too_long_are_refused_and_they_are_counted():
 
 def test_pickles_over_udp_are_a_mistake():
     with pytest.raises(ValueError):
-        statbadger.graphite_link(options(host='h', port=0, protocol='pickle', transport='udp'))
+        statbadger.graphite_link(options(host='h', port=0, protocol='pickle', transport='udp', **PLAIN))
 
 
 @pytest.mark.parametrize('protocol, transport, port, target', [
-    ('plaintext', 'tcp', 0, ('tcp', 'g', 2003)), ('pickle', 'tcp', 0, ('tcp', 'g', 2004)),
-    ('plaintext', 'udp', 0, ('udp', 'g', 2003)), ('pickle', 'tcp', 7, ('tcp', 'g', 7))])
+    ('plaintext', 'tcp', 0, ('tcp', 'g', 2003, None)), ('pickle', 'tcp', 0, ('tcp', 'g', 2004, None)),
+    ('plaintext', 'udp', 0, ('udp', 'g', 2003)), ('pickle', 'tcp', 7, ('tcp', 'g', 7, None))])
 def test_the_port_is_the_usual_one_unless_it_is_given(protocol, transport, port, target):
-    assert statbadger.graphite_link(options(host='g', port=port, protocol=protocol, transport=transport)) == target
+    assert statbadger.graphite_link(options(host='g', port=port, protocol=protocol, transport=transport,
+                                                **PLAIN)) == target
 
 
 # -- stdout -----------------------------------------------------------------------------------
 
 def stdout(kind=statbadger.stdout, **more):
-    return kind(options(**dict({'blacklist': []}, **more)))
+    return kind(options(**dict({'blacklist': []}, **more)), {})
 
 
 def test_the_payload_on_standard_output_is_the_object_that_is_promised():

@@ -13,7 +13,7 @@ import time
 
 import pytest
 import statbadger
-from conftest import PROGRAM, clean_environment
+from conftest import PROGRAM, clean_environment, role
 from sinks import TcpSink, free_port, until
 
 QUICK = ('-m', 'load', '-i', '0.05')
@@ -427,8 +427,7 @@ def test_ticks_that_flush_gathers_go_early_when_there_is_no_room(run, tmp_path):
 
 def test_what_may_go_again_is_bounded_in_bytes_too():
     spool = statbadger.Spool(1 << 20)
-    options = statbadger.Options({'interval': 0, 'flush': 0, 'batch': 100})
-    cursor = statbadger.Cursor(spool, 'x', options, 'sent', ('tcp', 'h', 1))
+    cursor = statbadger.Cursor(spool, 'x', role(target=('tcp', 'h', 1, None)))
     spool.cursors.append(cursor)
     layout = statbadger.Layout(tuple(statbadger.Series('t', 'n', '', statbadger.GAUGE, (), ()) for _ in range(5000)))
     for i in range(1, 60):

@@ -11,13 +11,13 @@ import time
 import pytest
 
 import statbadger
-from conftest import ROOT, clean_environment, options
+from conftest import ROOT, clean_environment, options, role
 from sinks import BlackHole, Deaf, TcpSink, UdpSink, free_port, until
 from statbadger import Available, Line, Next, Now, Random, Read, Send, Wait
 
 
 def opener():
-    return statbadger.Opener(statbadger.StdoutLink())
+    return statbadger.Opener(statbadger.StdoutLink(), statbadger.Contexts())
 
 
 def soon(seconds):
@@ -25,7 +25,7 @@ def soon(seconds):
 
 
 def dial(port, seconds=2.0):
-    return opener().open(('tcp', '127.0.0.1', port), seconds, soon(seconds))
+    return opener().open(('tcp', '127.0.0.1', port, None), seconds, soon(seconds))
 
 
 def tcp(host, port):
@@ -136,7 +136,7 @@ def test_a_reply_that_comes_drop_by_drop_does_not_stretch_the_deadline(step):
         yield Next()
         yield step
     with Server(drip) as server, Timed(0.35, 1.2), pytest.raises(OSError):
-        statbadger.converse(talk(), Batches(['frame']), ('tcp', '127.0.0.1', server.port), 0.4, opener())
+        statbadger.converse(talk(), Batches(['frame']), ('tcp', '127.0.0.1', server.port, None), 0.4, opener())
 
 
 def test_a_reply_without_end_is_cut_off():
@@ -194,14 +194,14 @@ def test_an_address_family_that_the_kernel_lacks_does_not_hide_the_next_address(
 
 def test_a_name_that_does_not_resolve_is_an_error_that_says_so():
     with Timed(0, 3.5), pytest.raises(OSError) as caught:
-        opener().open(('tcp', 'no-such-host.invalid', 1), 3, soon(3))
+        opener().open(('tcp', 'no-such-host.invalid', 1, None), 3, soon(3))
     assert 'resolve' in str(caught.value) or 'time' in str(caught.value)
 
 
 @pytest.mark.parametrize('name', ['a..b', '.', 'x' * 64 + '.invalid', 'x' * 300])
 def test_a_name_that_can_be_none_is_an_ordinary_error_too(name):
     with pytest.raises(OSError):
-        opener().open(('tcp', name, 1), 3, soon(3))
+        opener().open(('tcp', name, 1, None), 3, soon(3))
 
 
 def test_localhost_is_resolved_and_its_threads_and_descriptors_end():
@@ -209,12 +209,12 @@ def test_localhost_is_resolved_and_its_threads_and_descriptors_end():
     with TcpSink() as sink:
         before = len(os.listdir('/proc/self/fd'))
         for _ in range(5):
-            one.open(('tcp', 'localhost', sink.port), 2, soon(2)).close()
+            one.open(('tcp', 'localhost', sink.port, None), 2, soon(2)).close()
         assert until(lambda: len(os.listdir('/proc/self/fd')) <= before + 5)      # the accepting side's five
         pipes = [fd for fd in os.listdir('/proc/self/fd') if os.path.exists('/proc/self/fd/' + fd)
                  and stat.S_ISFIFO(os.stat('/proc/self/fd/' + fd).st_mode)]
         again = len(pipes)
-        one.open(('tcp', 'localhost', sink.port), 2, soon(2)).close()
+        one.open(('tcp', 'localhost', sink.port, None), 2, soon(2)).close()
         time.sleep(0.05)
         pipes = [fd for fd in os.listdir('/proc/self/fd') if os.path.exists('/proc/self/fd/' + fd)
                  and stat.S_ISFIFO(os.stat('/proc/self/fd/' + fd).st_mode)]
@@ -251,7 +251,7 @@ def test_ipv6_addresses_are_dialled_too():
     except OSError as error:
         pytest.skip('no IPv6 loopback: %s' % error)
     server.listen(1)
-    link = opener().open(('tcp', '::1', server.getsockname()[1]), 2, soon(2))
+    link = opener().open(('tcp', '::1', server.getsockname()[1], None), 2, soon(2))
     server.accept()[0].close()
     link.close()
     server.close()
@@ -291,7 +291,7 @@ def test_replies_are_read_by_line_and_by_count_however_they_are_cut():
         got.append((yield Read(4)))
         got.append((yield Line()))
     with Server(cut) as server:
-        statbadger.converse(talk(), Batches(['frame']), ('tcp', '127.0.0.1', server.port), 3, opener())
+        statbadger.converse(talk(), Batches(['frame']), ('tcp', '127.0.0.1', server.port, None), 3, opener())
     assert got == [b'+OK first\r\n', b'\x00\x01\n\xff', b'last\n']
 
 
@@ -313,7 +313,7 @@ def test_what_has_arrived_is_available_without_waiting():
         got.append((yield Available()))
         got.append((yield Available()))
     with Server(talk_first) as server:
-        statbadger.converse(talk(), Batches(['frame']), ('tcp', '127.0.0.1', server.port), 3, opener())
+        statbadger.converse(talk(), Batches(['frame']), ('tcp', '127.0.0.1', server.port, None), 3, opener())
     assert got[0] == b'banner' and got[1] == b''
 
 
@@ -342,7 +342,7 @@ def test_an_error_is_thrown_into_the_dialogue_at_its_step():
         except OSError as error:
             got.append(type(error))
         yield Next()
-    statbadger.converse(talk(), Batches(['one']), ('tcp', '127.0.0.1', free_port()), 3, opener())
+    statbadger.converse(talk(), Batches(['one']), ('tcp', '127.0.0.1', free_port(), None), 3, opener())
     assert got == [ConnectionRefusedError]
 
 
@@ -360,7 +360,7 @@ def test_the_deadline_starts_anew_with_each_batch():
             sock.send(b'ok\n')
         sock.recv(10)
     with Server(echo) as server:
-        statbadger.converse(talk(), Batches(*[['frame']] * 4), ('tcp', '127.0.0.1', server.port), 0.5, opener())
+        statbadger.converse(talk(), Batches(*[['frame']] * 4), ('tcp', '127.0.0.1', server.port, None), 0.5, opener())
 
 
 def test_the_connection_is_closed_when_the_dialogue_is_over():
@@ -368,7 +368,7 @@ def test_the_connection_is_closed_when_the_dialogue_is_over():
         yield Next()
         yield Send(b'bye\n')
     with TcpSink() as sink:
-        statbadger.converse(talk(), Batches(['frame']), ('tcp', '127.0.0.1', sink.port), 3, opener())
+        statbadger.converse(talk(), Batches(['frame']), ('tcp', '127.0.0.1', sink.port, None), 3, opener())
         assert until(lambda: sink.ended == [True])
         assert sink.bytes() == b'bye\n'
 
@@ -377,15 +377,15 @@ def test_the_connection_is_closed_when_the_dialogue_is_over():
 
 def sender_to(port, timeout=2.0, more=None):
     """A started graphite Sender, its spool and what it logged."""
-    values = dict(host='127.0.0.1', port=port, protocol='plaintext', transport='tcp', prefix='x', tagged=False,
-                  blacklist=[], tags={}, interval=0, flush=0, batch=100, timeout=timeout)
+    values = dict(host='127.0.0.1', port=port, protocol='plaintext', transport='tcp', prefix='x', tagged=False, tls=False,
+                  tls_ca='', tls_cert='', tls_key='', tls_verify=True, blacklist=[], tags={}, interval=0, flush=0, batch=100, timeout=timeout)
     values.update(more or {})
     chosen = options(**values)
     spool, log = statbadger.Spool(1 << 20), []
-    cursor = statbadger.Cursor(spool, 'g', chosen, 'sent')
+    talk = role(chosen, lambda: statbadger.graphite(chosen, {}), 'sent', statbadger.graphite_link(chosen))
+    cursor = statbadger.Cursor(spool, 'g', role(chosen))     # without a target: nothing goes again
     over = threading.Event()
-    sender = statbadger.Sender(cursor, lambda: statbadger.graphite(chosen), statbadger.graphite_link(chosen), timeout,
-                               opener(), lambda level, message: log.append(message), statbadger.Clock(), over.set)
+    sender = statbadger.Sender(cursor, talk, opener(), lambda level, message: log.append(message), statbadger.Clock(), over.set)
     spool.cursors.append(cursor)
     sender.start()
     return sender, spool, log, over
