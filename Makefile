@@ -29,5 +29,5 @@ example:  ## Rewrite what is generated: the example configuration and the tables
 	$(PYTHON) statbadger.py --example-config > statbadger.conf.example
 	$(PYTHON) tests/generated.py rewrite
 
-bench:  ## What a tick costs, beside collectd and node_exporter when they are installed
-	$(PYTHON) tests/bench/bench.py $(ARGS)
+bench: $(VENV)/done  ## What a tick costs, beside collectd and node_exporter when they are installed
+	$(VENV)/bin/python tests/bench/bench.py $(ARGS)

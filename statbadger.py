@@ -4215,7 +4215,7 @@ class SecureLink(StreamLink):
             self.perform(deadline, self.tls.do_handshake)
         except BaseException as error:
             self.close()
-            if isinstance(error, Closed):
+            if isinstance(error, ConnectionError):
                 raise OSError(errno.EPROTO,
                               'closed in the TLS handshake: is there TLS on that port?')
             raise

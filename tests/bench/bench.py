@@ -262,6 +262,117 @@ def compare(seconds):
     return out
 
 
+# -- kinds of emitters ---------------------------------------------------------------------------
+
+class Talking(Agent):
+    """statbadger with another emitter, into a stand-in of its server; lines are ticks here."""
+
+    def __init__(self, folder, name, stand_in, emitter):
+        self.name, self.stand_in = name, stand_in
+        stand_in.__enter__()
+        self.start([sys.executable, PROGRAM, '-i', '1', '-e', emitter % stand_in.port] + MODULES, folder)
+
+    def lines(self):
+        return len(self.stand_in.requests)
+
+    def close(self):
+        Agent.close(self)
+        self.stand_in.__exit__(None, None, None)
+
+
+def compare_emitters(seconds):
+    """{emitter: {us, rss}} side by side, each into a stand-in of its own in this process."""
+    sys.path.insert(0, os.path.dirname(HERE))
+    import standins
+    out = {}
+    with tempfile.TemporaryDirectory() as folder:
+        agents = []
+        try:
+            agents.append(Statbadger(folder))
+            agents[0].name = 'graphite'
+            for name, emitter in (('kafka', 'kafka,brokers=127.0.0.1:%d'), ('kafka gzip', 'kafka,codec=gzip,brokers=127.0.0.1:%d'),
+                                  ('kafka flat', 'kafka,format=flat,brokers=127.0.0.1:%d')):
+                agents.append(Talking(folder, name, standins.KafkaStandin(), emitter))
+            for name, emitter in (('influxdb08', 'influxdb08,database=t,username=root,password=root,gzip=false,url=http://127.0.0.1:%d'),
+                                  ('influxdb08 gzip', 'influxdb08,database=t,username=root,password=root,url=http://127.0.0.1:%d')):
+                agents.append(Talking(folder, name, standins.InfluxStandin(), emitter))
+            time.sleep(WARM_UP)
+            before = [(processor_time(a.process.pid), time.monotonic(), a.lines()) for a in agents]
+            time.sleep(seconds)
+            for agent, (cpu, when, lines) in zip(agents, before):
+                ticks = time.monotonic() - when
+                if agent.process.poll() is not None or agent.lines() - lines < ticks * 0.8:
+                    raise SystemExit('%s did not deliver:\n%s' % (agent.name, log_of(folder, agent)))
+                out[agent.name] = {'us': (processor_time(agent.process.pid) - cpu) / ticks * 1e6,
+                                   'rss': resident(agent.process.pid) / 1e6}
+        finally:
+            for agent in agents:
+                agent.close()
+    return out
+
+
+def show_emitters(found):
+    say('\nThe same ticks by other emitters, side by side')
+    say('  %-16s %12s %9s %20s' % ('emitter', 'us a tick', 'RSS MB', 'CPU, graphite is 1'))
+    for name, one in found.items():
+        say('  %-16s %12.0f %9.1f %20.2f' % (name, one['us'], one['rss'], one['us'] / found['graphite']['us']))
+
+
+def per_kilobyte():
+    """{what: us per 1,000 bytes of payload} of the CRC and of gzip."""
+    sb = load_program()
+    data = b''.join(b'{"disk.reads.sda%d": {"value": %d, "units": ""}}, ' % (i, i * i) for i in range(300))
+    out = {}
+    for name, function in (('crc32c', sb.crc32c), ('gzip', sb.gzipped)):
+        took = []
+        for _ in range(50):
+            began = time.perf_counter()
+            function(data)
+            took.append(time.perf_counter() - began)
+        out[name] = statistics.median(took) * 1e9 / len(data)
+    return out
+
+
+def backlog(ticks=10000):
+    """Ticks a second at which a real broker gets what has piled up, or a word why that was not measured."""
+    sys.path[:0] = [os.path.join(os.path.dirname(HERE), 'peers'), os.path.dirname(HERE)]
+    try:
+        import kafka_broker
+        broker = kafka_broker.KafkaBroker(tempfile.mkdtemp())
+    except BaseException as error:              # a skip of pytest is none of Exception
+        return 'needs a Kafka broker: %s' % error
+    try:
+        with broker:
+            return drain(load_program(), broker.servers(), ticks)
+    finally:
+        shutil.rmtree(broker.folder, True)
+
+
+def drain(sb, servers, ticks):
+    arguments = sb.parse(MODULES + ['-e', 'kafka,brokers=%s' % servers])
+    settings = sb.Config(arguments).settings()
+    agent = sb.Agent(lambda: settings, sb.host_tree(None, {}, sb.Clock.seconds), sb.Clock(), sb.Log('error'))
+    agent.read(None)
+    time.sleep(0.2)
+    found = agent.read(0)
+    values = array('d', [v for series, numbers in found for v in numbers])
+    layout, identity, (chosen, sender) = agent.layout(found), agent.who(), agent.senders[0]
+    agent.spool.most = 1 << 30
+    agent.spool.cursors = [sender.cursor]
+    start = int(time.time()) - ticks
+    for i in range(ticks):
+        agent.spool.accept(sb.Frame((start + i) * 1000, i, identity, layout, values))
+    began = time.monotonic()
+    sender.start()
+    sender.close(began + 120)
+    while not sender.ended and time.monotonic() < began + 120:
+        time.sleep(0.01)
+    took = time.monotonic() - began
+    if sender.cursor.count['acknowledged'] != ticks:
+        return 'only %d of %d ticks got there: %s' % (sender.cursor.count['acknowledged'], ticks, sender.failure)
+    return {'ticks': ticks, 'points': len(values), 'rate': ticks / took}
+
+
 def log_of(folder, agent):
     with open(os.path.join(folder, agent.name + '.log'), errors='replace') as file:
         return file.read()[-2000:]
@@ -549,6 +660,12 @@ def targets(result):
         verdict('RSS, %s' % title, ours['rss'], 14, '12', ' MB')
     if 'statbadger' in result.get('added', {}):
         verdict('an added series', result['added']['statbadger'], 1.5, '1', ' us')
+    if 'emitters' in result:
+        found = result['emitters']
+        verdict('CPU of graphite, kafka', found['kafka']['us'] / found['graphite']['us'], 2, 'less')
+        verdict('RSS, kafka without TLS and SASL', found['kafka']['rss'], 15, 'less', ' MB')
+    if isinstance(result.get('backlog'), dict):
+        verdict('ms per tick of a backlog, to a broker here', 1000 / result['backlog']['rate'], 0.5, 'less', ' ms')
     if 'many' in result:
         verdict('a tick of %(interfaces)d interfaces' % result['many'], result['many']['ms'], 60, 'less', ' ms')
     if 'first' in result:
@@ -573,6 +690,15 @@ def measure(args):
         result['added'] = added_series(result['small'], result['large'])
         for name, value in result['added'].items():
             say('  %-14s %12.2f us per added series' % (name, value))
+    if 'emitters' in wanted:
+        result['emitters'] = compare_emitters(args.seconds)
+        show_emitters(result['emitters'])
+        result['per_kilobyte'] = per_kilobyte()
+        say('  per kB: ' + ', '.join('%s %.1f us' % item for item in result['per_kilobyte'].items()))
+        result['backlog'] = backlog()
+        say('  a backlog to Apache Kafka on this host: ' + (
+            result['backlog'] if isinstance(result['backlog'], str) else
+            '%(ticks)d ticks of %(points)d points, %(rate).0f ticks a second' % result['backlog']))
     if 'stages' in wanted:
         result['stages'] = stages()
         say('\nWhere the time of a tick goes, us:  ' + '  '.join('%s %.0f' % item for item in result['stages'].items()))
@@ -592,7 +718,7 @@ def measure(args):
     return result
 
 
-PARTS = ['agents', 'stages', 'many', 'first', 'hour']
+PARTS = ['agents', 'emitters', 'stages', 'many', 'first', 'hour']
 
 
 def main():
