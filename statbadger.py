@@ -2541,6 +2541,18 @@ def percent_encoded(text):
                     for b in text.encode('utf-8', 'replace')])
 
 
+def percent_decoded(text):
+    """The text with its %XX as characters of UTF-8; what is no such thing stays."""
+    parts = text.encode('utf-8', 'replace').split(b'%')
+    out = parts[0]
+    for part in parts[1:]:
+        digits = part[:2].decode('ascii', 'replace')
+        out += (bytes([int(digits, 16)]) + part[2:]
+                if len(digits) == 2 and not digits.strip('0123456789abcdefABCDEF')
+                else b'%' + part)
+    return out.decode('utf-8', 'replace')
+
+
 def base64_text(data):
     """Base64 without line ends (RFC 4648, section 4)."""
     import binascii
@@ -3007,7 +3019,7 @@ def graphite_lines(options):
 
 # -- line protocol of InfluxDB (docs.influxdata.com, "Line protocol") ---------------------------
 
-VALUE = '\1'                    # stands between a field and its number until the holes are cut
+VALUE, HEAD = '\1', '\2'        # before a number, and behind what lines share: no text holds them
 
 
 def influx_text(text, special):
@@ -3066,7 +3078,7 @@ INFLUX08_COLUMNS = ('time', 'sequence_number', 'value', 'units')
 
 
 def influx08_lines(tags):
-    """A Template's lines: for each series the head of the entry it belongs in, VALUE, its row.
+    """A Template's lines: for each series the head of the entry it belongs in, HEAD, its row.
 
     The server's key is series, time and sequence number: with a number of our own a batch that is
     sent twice is stored once. It tells hosts and instances apart, in the 52 bits that JSON numbers
@@ -3086,11 +3098,11 @@ def influx08_lines(tags):
             texts = [json_text(values[k]) if k in values else 'null' for k in columns]
             key = ' '.join(texts).encode()
             number = (zlib.crc32(key) << 20 | crc32c(key) & 0xfffff) + 1
-            yield '%s%s[\0, %d, %s, %s]\n' % (
+            yield '%s%s[\0, %d, %s%s, %s]\n' % (
                 percents('{"name": %s, "columns": [%s], "points": [' % (
                     json_text(series.metric),
                     ', '.join(map(json_text, INFLUX08_COLUMNS + tuple(columns))))),
-                VALUE, number, form, percents(', '.join([json_text(series.unit)] + texts)))
+                HEAD, number, VALUE, form, percents(', '.join([json_text(series.unit)] + texts)))
     return lines
 
 
@@ -3099,9 +3111,9 @@ def influx08_body(template, frames):
     other columns in the same body would take values of the first away."""
     entries = {}
     for frame in frames:
-        text = template.text(frame).replace(TIME, '%d' % frame.time_ms)
+        text = template.text(frame).replace(TIME, '%d' % frame.time_ms).replace(VALUE, '')
         for line in text.split('\n')[:-1]:
-            head, _, row = line.partition(VALUE)
+            head, _, row = line.partition(HEAD)
             entries.setdefault(head, []).append(row)
     return '[%s]' % ', '.join([head + ', '.join(rows) + ']}' for head, rows in entries.items()])
 
@@ -3395,7 +3407,7 @@ def influxdb08_link(options):
 def influxdb08(options, memory):
     """All ticks of a batch in one POST. One bad series would take the batch along, so a batch that
     is refused goes in halves: see Refused."""
-    template = Template(influx08_lines(options.tags), ', nan, ', unwanted(options.blacklist))
+    template = Template(influx08_lines(options.tags), VALUE + 'nan', unwanted(options.blacklist))
     path = '/db/%s/series?u=%s&p=%s&time_precision=ms' % tuple(map(
         percent_encoded, (options.database, options.username, options.password)))
     while True:
@@ -4504,8 +4516,11 @@ class HttpLink:
             if not self.wire.heard:
                 raise Closed()
             raise OSError(errno.EPROTO, 'what came back is no HTTP (%s)' % type(error).__name__)
+        if response.length and len(body) <= MOST_REPLY:
+            raise OSError(errno.EPROTO, 'an answer that was cut off')
         self.again = response.isclosed() and not response.will_close and not self.link.buffer
         headers = {key.lower(): value for key, value in response.getheaders()}
+        response.close()
         return response.status, headers, body[:MOST_REPLY]
 
     @property
@@ -4530,7 +4545,7 @@ class Wire:
 
     def __init__(self, link, through):
         self.link, self.through, self.deadline, self.heard = link, through, 0.0, 0
-        self.connection = self.reader = None
+        self.connection, self.reader, self.in_head = None, None, False
 
     def add_parent(self, director):
         pass
@@ -4538,7 +4553,7 @@ class Wire:
     def http_open(self, request):
         connection = self.connection
         selector = request.full_url if self.through else request.selector
-        self.reader = io.BufferedReader(WireReader(self))
+        self.reader, self.in_head = KeptReader(WireReader(self)), True
         try:
             connection.request(request.get_method(), selector, request.data,
                                dict(request.header_items()))
@@ -4547,8 +4562,10 @@ class Wire:
                 raise                           # else it said why before it had read everything
         response = connection.getresponse()
         while 100 < response.status < 200 and response.status != 101:
+            response.close()
             response = connection.response_class(self, method=request.get_method())
             response.begin()                    # it skips 100 only: hints may come too (RFC 8297)
+        self.in_head = False
         return response
 
     https_open = http_open
@@ -4561,6 +4578,15 @@ class Wire:
 
     def close(self):
         pass                                    # the link is closed by its owner
+
+
+class KeptReader(io.BufferedReader):
+    """Goes on when the answer before is closed: a hint is followed by the answer itself."""
+
+    def close(self):
+        pass
+
+    flush = close                               # also when http.client gives an answer up
 
 
 class WireReader(io.RawIOBase):
@@ -4577,6 +4603,8 @@ class WireReader(io.RawIOBase):
             data = self.wire.link.until(lambda data: min(len(data), len(out)) or None,
                                         self.wire.deadline)
         except Closed:
+            if self.wire.in_head:
+                raise                           # http.client takes half a head for all of it
             return 0
         self.wire.heard += len(data)
         out[:len(data)] = data
@@ -4639,6 +4667,7 @@ class Opener:
         if not proxy:
             return HttpLink(self.stream(host, port, tls, timeout, deadline), url.rstrip('/'))
         _, login, by, at, _ = url_parts(proxy)
+        login = percent_decoded(login)
         link = self.stream(by, at or 80, None, timeout, deadline)
         if not tls:
             return HttpLink(link, url.rstrip('/'), login, True)
@@ -5182,8 +5211,8 @@ def secrets_of(declared, options):
         if option.kind in (secret, http_headers):
             out.update(value.values() if isinstance(value, dict) else [value])
         elif option.kind is proxy_url and value:
-            login = url_parts(value)[1]
-            out.update([login, login.partition(':')[2]])
+            login = percent_decoded(url_parts(value)[1])
+            out.update([login, login.partition(':')[2], basic(login).partition(' ')[2]])
     out.update([percent_encoded(text) for text in out])
     if hasattr(options, 'password'):
         out.add(basic('%s:%s' % (options.username, options.password)).partition(' ')[2])
@@ -5611,6 +5640,8 @@ class UserModule:
 
     def one_series(self, name, unit, is_int):
         family, _, rest = name.partition('.')
+        if not (family and rest):               # the flat name shall be what the module said
+            family, rest = '', name
         return Series(family, rest, unit, GAUGE if is_int else REAL, (), ())
 
     def close(self):

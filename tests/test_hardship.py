@@ -439,6 +439,15 @@ def test_what_may_go_again_is_bounded_in_bytes_too():
 
 # -- user code, and where things are --------------------------------------------------------------------
 
+def test_names_of_user_code_are_kept_as_they_are(run, tmp_path):
+    names = ['.', 'a.', '.a', 'a', 'a.b', 'a..b', '..', 'a.b.']
+    (tmp_path / 'dots.py').write_text(
+        'class dots:\n    def __init__(self, config, logger):\n        pass\n\n    def get_stats(self, i):\n'
+        '        return [{name: {"value": 1} for name in %r}]\n' % names)
+    done = run('-f', conf(tmp_path, modules={'dots': {'file': 'dots.py'}}, emitters={'stdout': {}}), '-n', '2', '-i', '0.2')
+    assert list(points(payloads(done.out)[-1])) == names
+
+
 def test_user_code_may_be_called_like_a_module_of_the_library_and_import_its_neighbours(run, tmp_path):
     (tmp_path / 'queue.py').write_text('import beside\nclass queue:\n    def __init__(self, c, l): pass\n'
                                        '    def get_stats(self, n):\n        return [{"queue.n": {"value": beside.N, "units": ""}}, '
