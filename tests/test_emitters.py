@@ -398,3 +398,112 @@ def test_whole_numbers_are_exact_in_the_payload():
     values = [0, (1 << 53) + 1, 18446744073709551615, -(1 << 62) - 1]
     data, = sent(stdout(), [frame(*[('a', 'n%d' % i, '', GAUGE, (), (), v) for i, v in enumerate(values)])])
     assert [list(p.values())[0]['value'] for p in json.loads(data.decode())['points']] == values
+
+
+# -- messages: what goes through a broker -------------------------------------------------------
+
+def formatted(form, *frames, **more):
+    values = dict(format=form, prefix=PREFIX, tagged=False, blacklist=[], tags={})
+    values.update(more)
+    encode = statbadger.messages(options(**values))
+    return [message for one in frames for message in encode(one)]
+
+
+def test_a_payload_as_a_message_is_what_stdout_prints():
+    one = frame(USER, READS, TOTAL)
+    assert [m + b'\n' for m in formatted('payload', one)] == sent(stdout(), [one])
+
+
+def test_a_flat_message_is_a_point_with_everything_that_is_known_of_it():
+    first, second = [json.loads(m.decode()) for m in formatted('flat', frame(USER, READS, time_ms=1429628878250),
+                                                               tags={'env': 'prod'})]
+    who = dict(IDENTITY, timestamp=1429628878.25, env='prod')
+    assert first == dict(who, metric='cpu.user', value=8.1, units='percent')
+    assert second == dict(who, metric='disk.reads', device='sda', value=3, units='')
+
+
+def test_flat_messages_leave_holes_and_the_blacklist_out():
+    got = formatted('flat', frame(USER, READS[:6] + (HOLE,), TOTAL), blacklist=['mem.*'])
+    assert [json.loads(m.decode())['metric'] for m in got] == ['cpu.user']
+    assert formatted('flat', frame()) == []
+
+
+@pytest.mark.parametrize('name', ['a"b', 'a\\', 'a\nb', '%s%d', u'\udcff', '"value": nan,', '\0', u'\U0001f600', '}, {'])
+def test_hostile_names_are_one_flat_message_each(name):
+    got = formatted('flat', frame(READS[:5] + ((name,), 1), (name, name, name, GAUGE, (), (), 2),
+                                  identity=identity(hostname=name)), tags={'x': name})
+    assert len(got) == 2 and not any(b'\n' in m for m in got)
+    assert [json.loads(m.decode())['hostname'] for m in got] == [name, name]
+
+
+def test_graphite_messages_are_the_lines_that_carbon_gets():
+    one = frame(USER, READS)
+    assert formatted('graphite', one) == sent(graphite(), [one])
+    assert formatted('graphite', one, tagged=True, tags={'a': 'b'}) == sent(graphite(tagged=True, tags={'a': 'b'}), [one])
+
+
+def influx(*points, **more):
+    one = frame(*points, **{k: v for k, v in more.items() if k in ('time_ms', 'identity')})
+    message, = formatted('influx', one, **{k: v for k, v in more.items() if k in ('tags', 'blacklist')})
+    return message.decode()
+
+
+def test_line_protocol_has_a_line_per_family_and_instance():
+    idle = ('cpu', 'idle', 'percent', 'share', (), (), 91.9)
+    writes = ('disk', 'writes', '', COUNTER, ('device',), ('sda',), 0)
+    other = ('disk', 'reads', '', COUNTER, ('device',), ('sdb',), 1e21)
+    who = 'cluster=test,datacenter=EC2,%shost=n1,ipv4=10.10.10.2,region=us-west-1,zone=us-west-1a'
+    assert influx(USER, idle, READS, writes, other, TOTAL) == (
+        'cpu,%s user=8.1,idle=91.9 1429628878000\n'
+        'disk,%s reads=3.0,writes=0.0 1429628878000\n'
+        'disk,%s reads=1e+21 1429628878000\n'
+        'mem,%s memtotal=16777216000.0 1429628878000\n') % (
+            who % '', who % 'device=sda,', who % 'device=sdb,', who % '')
+
+
+def test_line_protocol_leaves_holes_out_and_lines_without_fields():
+    hole = READS[:6] + (HOLE,)
+    assert influx(hole, ('disk', 'writes', '', COUNTER, ('device',), ('sda',), 2), identity=identity(
+        datacenter='', region='', zone='', cluster='', ipv4='', hostname='h')) == 'disk,device=sda,host=h writes=2.0 1429628878000\n'
+    assert influx(hole, USER).count('\n') == 1 and influx(hole) == '' == influx(USER, blacklist=['*'])
+
+
+def parsed(line):
+    """(measurement, {tag: value}, {field: number}, time) of a line, by the rules of the protocol's document."""
+    parts, word, i = [[]], '', 0
+    while i < len(line):
+        if line[i] == '\\' and i + 1 < len(line) and line[i + 1] in ', =':
+            word += line[i + 1]
+            i += 2
+            continue
+        if line[i] in ', =' and (parts[0] or line[i] != '='):       # a measurement may hold =
+            parts[-1].append((word, line[i]))
+            word = ''
+            if line[i] == ' ':
+                parts.append([])
+        else:
+            word += line[i]
+        i += 1
+    (name, _), tags = parts[0][0], [w for w, _ in parts[0][1:]]
+    fields = [w for w, _ in parts[1]]
+    return name, dict(zip(tags[::2], tags[1::2])), dict(zip(fields[::2], map(float, fields[1::2]))), int(word)
+
+
+@pytest.mark.parametrize('name', ['a b', 'a,b=c', 'a\\', 'a\\ b', 'a\nb', 'time', '#a', '%s', '"', u'\u00e4\U0001f600', 'nan',
+                                  '\x01nan', 'a\x7fb', '=', ',', '\\', ' '])
+def test_hostile_names_stay_in_their_places_of_line_protocol(name):
+    lines = influx((name, name, '', GAUGE, ('device',), (name,), 5), ('x', 'y', '', GAUGE, (), (), 6),
+                   identity=identity(hostname=name), tags={name: name}).split('\n')
+    assert len(lines) == 3 and lines[2] == ''
+    kept = ''.join('_' if c < ' ' or c == '\x7f' else c for c in name)
+    kept = kept[:-1] + '_' if kept.endswith('\\') else kept
+    measurement, tags, fields, when = parsed(lines[0])
+    assert measurement == ('_' + kept if kept.startswith('#') else kept) and when == 1429628878000
+    key = 'time_' if kept == 'time' else kept
+    assert tags['device'] == tags['host'] == tags[key] == kept and fields == {key: 5.0}
+    assert not lines[0].split(' ')[0].endswith('\\') or '\\ ' in lines[0]
+
+
+def test_a_metric_without_a_family_is_a_measurement_with_one_value():
+    assert influx(('', 'queue', '', GAUGE, (), (), 5)).startswith('queue,') and ' value=5.0 ' in influx(
+        ('', 'queue', '', GAUGE, (), (), 5))
