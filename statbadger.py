@@ -1316,7 +1316,7 @@ def option_lines(options):
 
 
 def kind_words(option):
-    words = getattr(option.kind, 'words', ())
+    words = [word for word in getattr(option.kind, 'words', ()) if word]
     return ' (%s)' % ', '.join(words) if words else ''
 
 
@@ -5841,6 +5841,8 @@ class Agent:
             keep = unwanted(options.blacklist)
             return Role(options, lambda: user_dialogue(instance, keep), 'acknowledged', ('none',))
         kind = EMITTERS[chosen.kind]
+        if not getattr(options, 'tls_verify', True):
+            self.log('warning', '%s: whatever certificate comes is taken (tls_verify)' % chosen.name)
         return Role(options, lambda: kind.dialogue(options, memory), kind.delivery(options),
                     kind.link(options), secrets_of(kind.options, options))
 
@@ -6672,8 +6674,9 @@ def destination(chosen, hidden):
     if chosen.kind not in EMITTERS:
         return ''
     secrets = [chosen.options[name] for name in hidden]
-    return ' -> ' + ' '.join('****' if word in secrets else str(word)
-                             for word in EMITTERS[chosen.kind].link(chosen.options))
+    words = ['tls' if isinstance(word, tuple) else word
+             for word in EMITTERS[chosen.kind].link(chosen.options) if word]
+    return ' -> ' + ' '.join('****' if word in secrets else str(word) for word in words)
 
 
 def described(chosen, hidden):
