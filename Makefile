@@ -16,6 +16,7 @@ test: $(VENV)/done  ## The tests that need no server and no root, under a minute
 	$(VENV)/bin/python -m pytest -q -p no:cacheprovider -n 6 --ignore=tests/peers tests $(ARGS)
 
 peers: $(VENV)/done  ## The real servers: installed, started, spoken to, read back
+	$(VENV)/bin/pip install -q --disable-pip-version-check -r tests/peers/requirements.txt
 	sh tests/peers/install.sh
 	$(VENV)/bin/python -m pytest -q -p no:cacheprovider tests/peers $(ARGS)
 

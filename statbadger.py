@@ -3519,7 +3519,7 @@ class Producer:
     """
 
     def __init__(self):
-        self.flight, self.part, self.most, self.strikes = None, None, KAFKA_BATCH, 0
+        self.flight, self.part, self.most, self.strikes = None, (None, 0, 0), KAFKA_BATCH, 0
         self.forget()
 
     def forget(self):
@@ -3534,18 +3534,19 @@ class Producer:
 
 
 class KafkaBatch:
-    """Messages that go together: the frame and number of each, topic and key, and their size."""
+    """Messages that go together: (frame, number in its tick, frames done with it, bytes) of each,
+    topic and key, and their size."""
 
     def __init__(self, topic, key):
         self.topic, self.key, self.messages, self.bytes = topic, key, [], 0
 
-    def add(self, frame, number, message):
-        self.messages.append((frame, number, message))
-        self.bytes += len(message) + 100        # its fields, and the key
+    def add(self, *message):
+        self.messages.append(message)
+        self.bytes += len(message[-1]) + 100    # its fields, and the key
 
     def mark(self):
         """What tells this batch from all others."""
-        frame, number, _ = self.messages[0]
+        frame, number = self.messages[0][:2]
         return frame.run, frame.seq, number, len(self.messages)
 
     def halves(self):
@@ -3589,48 +3590,44 @@ class Kafka:
     # batches
 
     def deliver(self, frames, messages):
-        """Stores the messages of the frames in as few batches as they fit in."""
+        """Stores the messages of the frames in as few batches as they fit in; each frame is done
+        when all of it is stored."""
         options, producer, batch = self.options, self.producer, None
         for i, frame in enumerate(frames):
             topic = kafka_topic(options.topic, frame.identity)
             key = filled(options.key, frame.identity)
-            part = producer.part or (None, None, 0)
-            stored = part[2] if part[:2] == (frame.run, frame.seq) else 0
-            for n, message in enumerate(messages(frame)):
-                if n < stored:
-                    continue
+            encoded = messages(frame)
+            for n, message in enumerate(encoded):
+                if (frame.run, frame.seq) == producer.part[:2] and n < producer.part[2]:
+                    continue                    # stored before the last dialogue broke off
                 if batch and ((topic, key) != (batch.topic, batch.key)
                               or batch.bytes + len(message) > producer.most):
                     yield from self.store(batch)
-                    yield from self.done(i)
-                    producer.part, batch = (frame.run, frame.seq, n), None
+                    batch = None
                 batch = batch or KafkaBatch(topic, key)
-                batch.add(frame, n, message)
+                batch.add(frame, n, i + (n == len(encoded) - 1), message)
         if batch:
             yield from self.store(batch)
-        yield from self.done(len(frames))
-
-    def done(self, n):
-        """A broker that asks for less traffic gets less."""
-        yield Done(n)
-        if self.pause:
-            yield Wait(min(self.pause, MISSING_PAUSE))
-            self.pause = 0.0
+        yield Done(len(frames))
 
     def store(self, batch):
         """Stores a batch; what is too large goes in halves, and a message that is too large alone
-        is rejected."""
+        is rejected. A broker that asks for less traffic gets less."""
         stored = yield from self.produce(batch)
-        if stored:
+        if not stored and len(batch.messages) > 1:
+            self.producer.most = max(1, min(self.producer.most, batch.bytes) // 2)
+            for half in batch.halves():
+                yield from self.store(half)
             return
-        if len(batch.messages) == 1:
-            frame = batch.messages[0][0]
-            yield Reject(frame, 'a message of %d bytes is more than the broker takes' % (
-                len(batch.messages[0][2])), int(self.options.format == 'flat'))
-            return
-        self.producer.most = max(1, min(self.producer.most, batch.bytes) // 2)
-        for half in batch.halves():
-            yield from self.store(half)
+        frame, number, done, message = batch.messages[-1]
+        if not stored:
+            yield Reject(frame, 'a message of %d bytes is more than the broker takes' % len(message),
+                         int(self.options.format == 'flat'))
+        self.producer.part = frame.run, frame.seq, number + 1
+        yield Done(done)
+        if self.pause:
+            yield Wait(min(self.pause, MISSING_PAUSE))
+            self.pause = 0.0
 
     def produce(self, batch):
         """True when the batch is stored, False when it is too large. What goes wrong is tried
@@ -3693,7 +3690,7 @@ class Kafka:
         if self.options.acks == 'all':
             number, epoch = yield from self.identified(where)
             sequence = producer.following.get(where, 0) if number >= 0 else -1
-        records = [(frame.time_ms, key or None, message) for frame, n, message in batch.messages]
+        records = [(frame.time_ms, key or None, message) for frame, _, _, message in batch.messages]
         data = record_batch(records, self.options.codec == 'gzip', number, epoch, sequence)
         producer.flight = Flight(batch.mark(), where, data, sequence, len(records))
         return producer.flight

@@ -1,22 +1,38 @@
 #!/bin/sh
-# Installs the Debian packages that the real servers come from, only those that are missing.
+# Installs the Debian packages that the real servers come from, only those that are missing, and gets or builds
+# the servers that Debian does not have.
 #   install.sh           what the tests in this folder speak to
 #   install.sh bench     the agents that `make bench` measures beside ours
 # What cannot be had is listed, and the exit code is 0 all the same: the tests skip by name and
 # reason, or fail when REQUIRE_PEERS=1.
 set -u
-case "${1:-peers}" in
-    peers) packages='graphite-carbon' ;;
+mode=${1:-peers}
+case $mode in
+    peers)
+        packages='graphite-carbon openssl tinyproxy flex bison libleveldb-dev protobuf-compiler'
+        command -v java >/dev/null 2>&1 || packages="$packages default-jre-headless"    # for Kafka
+        command -v mvn >/dev/null 2>&1 || packages="$packages maven"
+        command -v go >/dev/null 2>&1 || packages="$packages golang-go"                 # for InfluxDB 0.8
+        command -v gcc >/dev/null 2>&1 || packages="$packages gcc libc6-dev" ;;
     bench) packages='collectd-core prometheus-node-exporter iproute2' ;;
-    *) echo "install.sh: found $1, need peers or bench" >&2; exit 2 ;;
+    *) echo "install.sh: found $mode, need peers or bench" >&2; exit 2 ;;
 esac
 
 # Debian's node_exporter is some years old: where there is a Go compiler, a newer one too.
-if [ "${1:-}" = bench ] && command -v go >/dev/null 2>&1 && [ ! -x .venv/bin/node_exporter ]; then
+if [ $mode = bench ] && command -v go >/dev/null 2>&1 && [ ! -x .venv/bin/node_exporter ]; then
     GOBIN=$PWD/.venv/bin GOFLAGS="-ldflags=-X=github.com/prometheus/common/version.Version=1.12.1" \
         go install github.com/prometheus/node_exporter@v1.12.1 2>/dev/null ||
         echo 'install.sh: no newer node_exporter could be built: the one of Debian is measured'
 fi
+
+here=$(dirname "$0")
+servers() {
+    [ "$mode" = peers ] || return 0
+    for version in 4.3.1 3.9.2 2.8.2 1.1.1 0.11.0.3 0.10.2.2; do
+        sh "$here/kafka.sh" $version
+    done
+    sh "$here/influxdb08.sh"
+}
 
 installed() {
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
@@ -30,10 +46,14 @@ missing() {
 
 stop_here() {
     echo "install.sh: could not install$(missing): $1"
+    servers
     exit 0
 }
 
-[ -n "$(missing)" ] || exit 0
+if [ -z "$(missing)" ]; then
+    servers
+    exit 0
+fi
 command -v apt-get >/dev/null 2>&1 || stop_here 'there is no apt-get here'
 root=''
 if [ "$(id -u)" -ne 0 ]; then
@@ -69,3 +89,5 @@ for package in $(missing); do           # one by one: one that cannot be had tak
 done
 rm -f "$log"
 [ -z "$(missing)" ] || stop_here 'see above'
+servers
+exit 0
