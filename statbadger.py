@@ -773,7 +773,7 @@ def host_and_port(place):
     if not bracket:
         host, colon, digits = place.partition(':')
         number = colon + digits
-    if number and not (number[0] == ':' and number[1:].isdigit() and 0 < int(number[1:]) < 65536):
+    if number and not (number[0] == ':' and number[1:].isdecimal() and 0 < int(number[1:]) < 65536):
         raise ValueError('no port')
     return host, int(number[1:] or 0)
 
@@ -2755,8 +2755,8 @@ class Scram:
         import binascii
         given = scram_fields(challenge)
         nonce, rounds = given.get('r', ''), given.get('i', '')
-        if not nonce.startswith(self.nonce) or nonce == self.nonce or not rounds.isdigit() or not (
-                4096 <= int(rounds[:9]) <= MOST_ITERATIONS) or len(rounds) > 9:
+        sane = rounds.isdecimal() and len(rounds) < 10 and 4096 <= int(rounds) <= MOST_ITERATIONS
+        if not nonce.startswith(self.nonce) or nonce == self.nonce or not sane:
             raise OSError(errno.EPROTO, 'the server asks for a SCRAM that makes no sense')
         try:
             salt = binascii.a2b_base64(given.get('s', ''))
@@ -3265,9 +3265,9 @@ def http_outcome(status, headers, body, now):
     not for us, not here, or moved."""
     if 200 <= status < 300:
         return
-    words = ' '.join(body[:300].decode('utf-8', 'replace').split())
+    words = ' '.join(body.decode('utf-8', 'replace').split())
     reason = 'HTTP %d%s' % (status, ': ' + words if words else '')
-    if status in (408, 425, 429) or status >= 500:
+    if status < 200 or status in (408, 425, 429) or status >= 500:
         raise Later(reason, retry_after(headers.get('retry-after', ''), now))
     if status == 413:
         raise Refused(reason, split=True)
@@ -3284,13 +3284,13 @@ def http_outcome(status, headers, body, now):
 def retry_after(value, now):
     """Seconds of a Retry-After header, which may be a date (RFC 9110, section 10.2.3); 0 when it
     is neither."""
-    if value.strip().isdigit():
+    if value.strip().isdecimal():
         return int(value.strip()[:9])
     from email.utils import mktime_tz, parsedate_tz
-    date = parsedate_tz(value)
     try:
+        date = parsedate_tz(value)
         return max(0, mktime_tz(date) - now) if date else 0
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, LookupError, TypeError):     # it trusts what it reads
         return 0
 
 
@@ -3515,12 +3515,18 @@ class Producer:
 
     id, epoch and following {(topic, partition): sequence number} make repeated batches harmless.
     flight: the batch that may have been stored or not; it goes again as it is. part: (run, seq, n):
-    of that tick the first n messages are stored. most: bytes of a batch that the brokers take.
+    all before that tick is dealt with, and of it the first n messages. most: bytes of a batch that
+    the brokers take.
     """
 
     def __init__(self):
-        self.flight, self.part, self.most, self.strikes = None, (None, 0, 0), KAFKA_BATCH, 0
+        self.flight, self.part, self.most, self.strikes = None, ('', 0, 0), KAFKA_BATCH, 0
         self.forget()
+
+    def has(self, frame, number):
+        """Whether that message of a tick is dealt with."""
+        run, seq, part = self.part
+        return frame.run == run and (frame.seq, number) < (seq, part)
 
     def forget(self):
         """Another id is asked for: what is on its way goes as if it had never been sent."""
@@ -3529,6 +3535,7 @@ class Producer:
     def landed(self):
         """The batch on its way is stored."""
         flight, self.flight, self.strikes = self.flight, None, 0
+        self.part = flight.part
         if flight.sequence >= 0:
             self.following[flight.where] = (flight.sequence + flight.count) & 0x7fffffff
 
@@ -3544,10 +3551,10 @@ class KafkaBatch:
         self.messages.append(message)
         self.bytes += len(message[-1]) + 100    # its fields, and the key
 
-    def mark(self):
-        """What tells this batch from all others."""
-        frame, number = self.messages[0][:2]
-        return frame.run, frame.seq, number, len(self.messages)
+    def part(self):
+        """How far one is when this batch is dealt with: see Producer."""
+        frame, number = self.messages[-1][:2]
+        return frame.run, frame.seq, number + 1
 
     def halves(self):
         middle = len(self.messages) // 2
@@ -3559,12 +3566,12 @@ class KafkaBatch:
 
 
 class Flight:
-    """A batch as it was sent: its mark, (topic, partition), bytes, sequence number, how many
-    records."""
+    """A batch as it was sent: (topic, partition), whether it had a key, its bytes, sequence number,
+    how many records, and its part()."""
 
-    def __init__(self, mark, where, data, sequence, count):
-        self.mark, self.where, self.data = mark, where, data
-        self.sequence, self.count = sequence, count
+    def __init__(self, where, keyed, data, sequence, count, part):
+        self.where, self.keyed, self.data, self.sequence = where, keyed, data, sequence
+        self.count, self.part = count, part
 
 
 class Broker:
@@ -3593,13 +3600,14 @@ class Kafka:
         """Stores the messages of the frames in as few batches as they fit in; each frame is done
         when all of it is stored."""
         options, producer, batch = self.options, self.producer, None
+        yield from self.settle()
         for i, frame in enumerate(frames):
             topic = kafka_topic(options.topic, frame.identity)
             key = filled(options.key, frame.identity)
             encoded = messages(frame)
             for n, message in enumerate(encoded):
-                if (frame.run, frame.seq) == producer.part[:2] and n < producer.part[2]:
-                    continue                    # stored before the last dialogue broke off
+                if producer.has(frame, n):
+                    continue                    # before the last dialogue broke off
                 if batch and ((topic, key) != (batch.topic, batch.key)
                               or batch.bytes + len(message) > producer.most):
                     yield from self.store(batch)
@@ -3610,6 +3618,20 @@ class Kafka:
             yield from self.store(batch)
         yield Done(len(frames))
 
+    def settle(self):
+        """What may have been stored when the last dialogue broke off goes again as it is, whatever
+        is offered now: then it is known."""
+        flight = self.producer.flight
+        if self.options.acks == '0':            # what was sent may be meant to go again
+            self.producer.part = '', 0, 0
+        if flight and flight.sequence < 0:      # nobody would know it again
+            self.producer.flight = None
+        elif flight:
+            try:
+                yield from self.produce(None)
+            except Refused:
+                pass                            # it was not stored
+
     def store(self, batch):
         """Stores a batch; what is too large goes in halves, and a message that is too large alone
         is rejected. A broker that asks for less traffic gets less."""
@@ -3619,19 +3641,19 @@ class Kafka:
             for half in batch.halves():
                 yield from self.store(half)
             return
-        frame, number, done, message = batch.messages[-1]
+        frame, _, done, message = batch.messages[-1]
         if not stored:
-            yield Reject(frame, 'a message of %d bytes is more than the broker takes' % len(message),
-                         int(self.options.format == 'flat'))
-        self.producer.part = frame.run, frame.seq, number + 1
+            reason = 'a message of %d bytes is more than the broker takes' % len(message)
+            yield Reject(frame, reason, int(self.options.format == 'flat'))
+        self.producer.part = batch.part()
         yield Done(done)
         if self.pause:
             yield Wait(min(self.pause, MISSING_PAUSE))
             self.pause = 0.0
 
     def produce(self, batch):
-        """True when the batch is stored, False when it is too large. What goes wrong is tried
-        again at once a few times: leaders move within a second."""
+        """True when the batch is stored, False when it is too large; None: the one on its way. What
+        goes wrong is tried again at once a few times: leaders move within a second."""
         for pause in KAFKA_PAUSES + (None,):
             try:
                 done = yield from self.attempt(batch)
@@ -3641,13 +3663,22 @@ class Kafka:
             except OSError as error:
                 trouble = error
                 self.asked.clear()              # the leader may be another one now
+                for broker in list(self.open.values()) * (error.errno == errno.EPROTO):
+                    yield from self.hang_up(broker)     # whatever it says makes no sense
             if pause is None or getattr(trouble, 'wait', 0) or trouble.errno == errno.ETIME:
                 raise trouble
             yield Wait(pause)
 
     def attempt(self, batch):
         """True, False or None: stored, too large, or to be sent anew with another producer id."""
-        flight = yield from self.encoded(batch)
+        flight = self.producer.flight
+        if flight and not flight.keyed:
+            yield from self.know(flight.where[0])
+            if not self.leads(flight.where):    # any other partition will do
+                self.producer.forget()
+        flight = self.producer.flight or batch and (yield from self.encoded(batch))
+        if not flight:
+            return True
         code, text = yield from self.send(flight)
         name, what = KAFKA_ERRORS.get(code, ('error %d' % code, AGAIN))
         producer = self.producer
@@ -3676,14 +3707,9 @@ class Kafka:
         return ': '.join([part for part in parts if part])
 
     def encoded(self, batch):
-        """The batch as a Flight; one that is on its way already, with the same bytes."""
+        """The batch as a Flight, from now on the one on its way."""
         producer, topic, key = self.producer, batch.topic, batch.key.encode()
         yield from self.know(topic)
-        flight = producer.flight
-        if flight and flight.mark == batch.mark() and (key or self.leads(flight.where)):
-            return flight
-        if flight and flight.sequence >= 0:
-            producer.forget()                   # it may be stored, and goes another way now
         partition = yield from self.partition(topic, key)
         where = topic, partition
         number, epoch, sequence = NO_PRODUCER
@@ -3692,7 +3718,7 @@ class Kafka:
             sequence = producer.following.get(where, 0) if number >= 0 else -1
         records = [(frame.time_ms, key or None, message) for frame, _, _, message in batch.messages]
         data = record_batch(records, self.options.codec == 'gzip', number, epoch, sequence)
-        producer.flight = Flight(batch.mark(), where, data, sequence, len(records))
+        producer.flight = Flight(where, bool(key), data, sequence, len(records), batch.part())
         return producer.flight
 
     def partition(self, topic, key):
@@ -3833,10 +3859,15 @@ class Kafka:
                 broker = Broker((yield Dial(*place)), place)
             except OSError as error:
                 raise at_place(error, place)
-            self.open[place] = broker
-            yield from self.greet(broker)
-        elif broker.ends and now >= broker.ends:
-            yield from self.log_in(broker)
+        try:
+            if not broker.apis:
+                yield from self.greet(broker)
+            elif broker.ends and now >= broker.ends:
+                yield from self.log_in(broker)
+        except OSError:
+            yield from self.hang_up(broker)
+            raise
+        self.open[place] = broker
         return broker
 
     def greet(self, broker):
@@ -3853,7 +3884,6 @@ class Kafka:
             lambda: (reply.int16(), reply.int16(), reply.int16()))}
         low, high = broker.apis.get(PRODUCE, (0, -1))
         if code or high < PRODUCE_VERSIONS[0] or low > PRODUCE_VERSIONS[1]:
-            yield from self.hang_up(broker)
             raise Later('%s:%d: found Produce %d to %d, need %d to %d: Kafka 0.11 or newer' % (
                 broker.place + (low, high) + PRODUCE_VERSIONS), CREDENTIALS_PAUSE)
         if self.options.sasl:
@@ -3869,7 +3899,6 @@ class Kafka:
         code = reply.int16()
         if code:
             offered = ', '.join(reply.array(reply.text)) if code == 33 else ''
-            yield from self.hang_up(broker)
             raise Later('%s:%d: SASL %s: %s%s' % (broker.place + (
                 mechanism, KAFKA_ERRORS.get(code, ('error %d' % code,))[0],
                 ', need one of ' + offered if offered else '')), CREDENTIALS_PAUSE)
@@ -3884,7 +3913,6 @@ class Kafka:
             challenge = yield from token(broker, scram.first)
             answer = yield from token(broker, scram.final(challenge))
             if not scram.proves(answer):
-                yield from self.hang_up(broker)
                 raise Later('%s:%d: wrong user name or password, or not the server it claims to '
                             'be' % broker.place, CREDENTIALS_PAUSE)
         if broker.ends:                         # so far the length of a session
@@ -3897,7 +3925,6 @@ class Kafka:
                                     struct.pack('>i', len(token)) + token)
         code, text, answer = reply.int16(), reply.text(), reply.bytes()
         if code:
-            yield from self.hang_up(broker)
             raise Later('%s:%d: %s' % (broker.place + (text or 'wrong user name or password',)),
                         CREDENTIALS_PAUSE)
         broker.ends = reply.int64() / 1000.0 if version else 0      # session_lifetime_ms
@@ -3909,11 +3936,9 @@ class Kafka:
             yield Send(struct.pack('>i', len(token)) + token, broker.link)
             return (yield from self.sized(broker.link))
         except ConnectionError:
-            yield from self.hang_up(broker)
             raise Later('%s:%d: closed after the password: it may be wrong' % broker.place,
                         MISSING_PAUSE)
         except OSError as error:
-            yield from self.hang_up(broker)
             raise at_place(error, broker.place)
 
     def ask(self, broker, api, version, body, answered=True):
@@ -4279,6 +4304,22 @@ class SecureLink(StreamLink):
         self.buffer += data
         return True
 
+    def alive(self):
+        if not self.overhear():
+            raise Closed()
+
+    def introduced(self, deadline):
+        """In TLS 1.3 a peer that does not like our certificate says so only after the handshake: its
+        first word, mostly a session ticket, is waited for a moment."""
+        try:
+            if self.tls.version() == 'TLSv1.3' and not self.pull():
+                wait_for(self.fd, select.POLLIN, min(deadline, time.monotonic() + FAREWELL))
+            while self.receive():
+                pass
+        except OSError as error:
+            if error.errno != errno.ETIME:
+                raise
+
     def farewell(self, deadline):
         try:
             self.tls.unwrap()
@@ -4508,17 +4549,30 @@ class HttpLink:
                                method=step.method)
         try:
             response = self.director.open(request)
-            body = response.read(MOST_REPLY + 1)
         except self.broken as error:
             if not self.wire.heard:
                 raise Closed()
             raise OSError(errno.EPROTO, 'what came back is no HTTP (%s)' % type(error).__name__)
+        headers = {key.lower(): value for key, value in response.getheaders()}
+        try:
+            body = self.body_of(response)
+            self.again = response.isclosed() and not response.will_close and not self.link.buffer
+        except OSError:
+            if response.status < 300 or response.status in (400, 422):  # there the body matters
+                raise
+            body, self.again = b'', False
+        response.close()
+        return response.status, headers, body
+
+    def body_of(self, response):
+        """Its first 64 KiB; OSError when it ends too early."""
+        try:
+            body = response.read(MOST_REPLY + 1)
+        except self.broken:
+            response.length, body = 1, b''
         if response.length and len(body) <= MOST_REPLY:
             raise OSError(errno.EPROTO, 'an answer that was cut off')
-        self.again = response.isclosed() and not response.will_close and not self.link.buffer
-        headers = {key.lower(): value for key, value in response.getheaders()}
-        response.close()
-        return response.status, headers, body[:MOST_REPLY]
+        return body[:MOST_REPLY]
 
     @property
     def heard(self):
@@ -4617,11 +4671,11 @@ def tunnel(link, place, login, deadline):
     link.send((head + '\r\n').encode(), deadline)
     answer = link.until(lambda data: data.find(b'\r\n\r\n') + 4 if b'\r\n\r\n' in data else None,
                         deadline)
-    status = answer.split(b'\r\n')[0].split(b' ')
+    status = answer.split(b'\r\n')[0].split(b' ', 2)
     if len(status) < 2 or not status[0].startswith(b'HTTP/') or status[1][:1] != b'2':
-        words = b' '.join(status[:3]).decode('ascii', 'replace')
+        words = b' '.join(status).decode('ascii', 'replace')
         raise Later('the proxy does not connect: ' + words,
-                    CREDENTIALS_PAUSE if status[1:2] in ([b'403'], [b'407']) else 0)
+                    CREDENTIALS_PAUSE if status[1:2] in ([b'401'], [b'403'], [b'407']) else 0)
 
 
 class Opener:
@@ -4656,7 +4710,14 @@ class Opener:
         except OSError:
             link.close()
             raise
-        return SecureLink(link, context, host.rstrip('.'), deadline)
+        link = SecureLink(link, context, host.rstrip('.'), deadline)
+        if tls[1]:
+            try:
+                link.introduced(deadline)
+            except OSError:
+                link.close()
+                raise
+        return link
 
     def web(self, url, tls, proxy, timeout, deadline):
         scheme, _, host, port, path = url_parts(url)
@@ -4908,6 +4969,7 @@ FIRST_BACKOFF = 0.5             # seconds; the longest wait doubles with each fa
 LONGEST_BACKOFF = 60.0
 LONGEST_PAUSE = 300.0           # whatever a peer asks for
 RESENT, MOST_RESENT = 10000, 100        # ms and number of ticks that go again after a break
+MOST_REASON = 400               # letters of what a peer says that are passed on
 LAST_WORDS = 5.0                # seconds that SIGTERM and SIGINT leave for delivery
 A_MINUTE, AN_HOUR = 60.0, 3600.0        # between two lines of the log about one emitter
 ACCOUNT = ('accepted', 'acknowledged', 'sent', 'dropped', 'quarantined', 'damaged',
@@ -5192,11 +5254,12 @@ class Cursor:
 
 class Role:
     """What an emitter was configured to be: its options, talk() -> a new dialogue, what delivered
-    means, where it talks to, and texts that no line of the log may hold."""
+    means, where it talks to, texts that no line of the log may hold, and the memory of its
+    dialogues."""
 
-    def __init__(self, options, talk, delivery, target, secrets=()):
+    def __init__(self, options, talk, delivery, target, secrets=(), memory=None):
         self.options, self.talk, self.delivery, self.target = options, talk, delivery, target
-        self.secrets = secrets
+        self.secrets, self.memory = secrets, memory
 
 
 def secrets_of(declared, options):
@@ -5206,7 +5269,8 @@ def secrets_of(declared, options):
     for option in declared:
         value = options[option.name]
         if option.kind in (secret, http_headers):
-            out.update(value.values() if isinstance(value, dict) else [value])
+            for text in value.values() if isinstance(value, dict) else [value]:
+                out.update([text] + [word for word in text.split() if len(word) > 5])
         elif option.kind is proxy_url and value:
             login = percent_decoded(url_parts(value)[1])
             out.update([login, login.partition(':')[2], basic(login).partition(' ')[2]])
@@ -5226,7 +5290,7 @@ class Sender:
         self.cursor, self.role, self.opener = cursor, role, opener
         self.log, self.clock, self.finished = log, clock, finished
         self.failures, self.failure, self.noted = 0, None, None
-        self.said, self.said_at, self.told = None, None, False
+        self.said, self.told = {}, False        # {failure or refusal: (reason, when)}
         self.deadline, self.ended, self.retired, self.renewal = None, False, False, None
         self.started = self.abandoned = False
 
@@ -5316,7 +5380,7 @@ class Sender:
         with self.cursor.spool.lock:
             before = self.cursor.rejected.get(step.frame.seq, 0)
             self.cursor.rejected[step.frame.seq] = before + (step.points or points_of(step.frame))
-        self.say('refused: %s' % step.reason)
+        self.say('refused: %s' % step.reason, 'refusal')
 
     def wait(self, seconds):
         """Sleeps; the end cuts it short, and so does a reload that changed the options."""
@@ -5354,7 +5418,7 @@ class Sender:
 
     def refused(self, error):
         if self.cursor.refuse(error.split):
-            self.say('refused: %s' % error)
+            self.say('refused: %s' % error, 'refusal')
 
     def failed(self, error, reason):
         """Backs off after a failure, the batch kept; True when this is the end."""
@@ -5383,22 +5447,23 @@ class Sender:
     def is_over(self):
         return self.deadline is not None and self.now() >= self.deadline
 
-    def say(self, reason):
+    def say(self, reason, what='failure'):
         """Trouble is said when it begins or changes, at most once a minute; the same trouble that
         goes on once an hour. Gives whether it was said."""
         now = self.now()
-        pause = AN_HOUR if reason == self.said and self.told else A_MINUTE
-        if self.said_at is not None and now - self.said_at < pause:
+        before, when = self.said.get(what, (None, -AN_HOUR))
+        pause = AN_HOUR if reason == before and self.told else A_MINUTE
+        if now - when < pause:
             return False
         self.log('warning', '%s: %s' % (self.cursor.name, self.plain(reason)))
-        self.said, self.said_at = reason, now
+        self.said[what] = reason, now
         return True
 
     def plain(self, reason):
-        """The text without secrets: a server may have sent them back."""
+        """The text without secrets, which a server may have sent back, and not too long."""
         for text in self.role.secrets:
             reason = reason.replace(text, '****')
-        return reason
+        return reason if len(reason) <= MOST_REASON else reason[:MOST_REASON] + ' ...'
 
     def note(self, text):
         """What is worth knowing and no failure, once for as long as it stays the same."""
@@ -5830,18 +5895,21 @@ class Agent:
         return Sender(cursor, role, Opener(self.opener_stdout, self.contexts), self.log, self.clock,
                       self.bell.ring)
 
-    def role_of(self, chosen):
-        """The Role of an emitter that was configured."""
-        options, memory = chosen.options, {}
+    def role_of(self, chosen, before=None):
+        """The Role of an emitter that was configured. before: the one that it had, whose memory it
+        keeps when it still talks to the same peer."""
+        options = chosen.options
         if chosen.kind is None:
             instance = load_user(chosen, 'emit_stats', self.log)
             keep = unwanted(options.blacklist)
             return Role(options, lambda: user_dialogue(instance, keep), 'acknowledged', ('none',))
         kind = EMITTERS[chosen.kind]
+        target = kind.link(options)
+        memory = before.memory if before and before.target == target else {}
         if not getattr(options, 'tls_verify', True):
-            self.log('warning', '%s: whatever certificate comes is taken (tls_verify)' % chosen.name)
-        return Role(options, lambda: kind.dialogue(options, memory), kind.delivery(options),
-                    kind.link(options), secrets_of(kind.options, options))
+            self.log('warning', '%s: takes whatever certificate comes (tls_verify)' % chosen.name)
+        return Role(options, lambda: kind.dialogue(options, memory), kind.delivery(options), target,
+                    secrets_of(kind.options, options), memory)
 
     def start_senders(self):
         """Starts the threads of emitters that are new; the spool fills for those that are here."""
@@ -6080,7 +6148,7 @@ class Agent:
             self.log.probe(settings.log.dest)
             self.make_modules(settings, modules)
             self.make_senders(settings, senders, renewals)
-            renewed = [(sender, self.role_of(chosen)) for sender, chosen in renewals]
+            renewed = [(sender, self.role_of(chosen, sender.role)) for sender, chosen in renewals]
             for chosen, sender in senders:
                 sender.start()
         except (ConfigError, OSError, RuntimeError) as error:   # the latter: no thread to be had

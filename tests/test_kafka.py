@@ -245,9 +245,12 @@ def test_points_of_a_tick_that_are_stored_already_do_not_go_again():
         with Rig('kafka', brokers=cluster.address, format='flat') as rig:
             rig.tick(1)
             rig.settled()
-            cluster.append_then_fail('produce', 'close', times=1)
+            cluster.delay = 0.1
+            rig.tick(2, layout=wide)            # more than one batch holds: the first is stored, the next is not
+            rig.until(lambda: len(cluster.records('statbadger')) > 3)
             cluster.fail('produce', 19, times=9)
-            rig.tick(2, layout=wide)            # more than one batch holds: the first is stored, the second is not
+            cluster.delay = 0
+            rig.until(lambda: rig.sender.failures)
             rig.tick(3)
             assert rig.settled()['acknowledged'] == 3
         names = [(v['timestamp'], v['metric']) for v in (json.loads(v.decode()) for v in cluster.values('statbadger'))]
