@@ -3571,7 +3571,7 @@ class Flight:
 
     def __init__(self, where, keyed, data, sequence, count, part):
         self.where, self.keyed, self.data, self.sequence = where, keyed, data, sequence
-        self.count, self.part = count, part
+        self.count, self.part, self.sent = count, part, False
 
 
 class Broker:
@@ -3671,17 +3671,15 @@ class Kafka:
 
     def attempt(self, batch):
         """True, False or None: stored, too large, or to be sent anew with another producer id."""
-        flight = self.producer.flight
-        if flight and not flight.keyed:
-            yield from self.know(flight.where[0])
-            if not self.leads(flight.where):    # any other partition will do
-                self.producer.forget()
-        flight = self.producer.flight or batch and (yield from self.encoded(batch))
+        producer = self.producer
+        if producer.flight and not (yield from self.has_way(producer.flight)):
+            producer.forget()
+        flight = producer.flight or batch and (yield from self.encoded(batch))
         if not flight:
             return True
+        again, flight.sent = flight.sent, True
         code, text = yield from self.send(flight)
         name, what = KAFKA_ERRORS.get(code, ('error %d' % code, AGAIN))
-        producer = self.producer
         if what is STORED:
             producer.landed()
             return True
@@ -3693,12 +3691,21 @@ class Kafka:
             return None
         if what in (SPLIT, REFUSE):
             producer.flight, producer.strikes = None, 0
+            if again:                           # it may be stored: its numbers are not used again
+                producer.forget()
         if what is SPLIT:
             return False
         reason = self.words(flight.where[0], code, text)
         if what is REFUSE:
             raise Refused(reason)
         raise Later(reason, CREDENTIALS_PAUSE if what is FATAL else 0)
+
+    def has_way(self, flight):
+        """Whether the partition of a batch that was sent is still one: topics are made anew; and
+        where no key ties it to that one, whether it has a leader."""
+        yield from self.know(flight.where[0])
+        return (flight.where[1] < self.counts[flight.where[0]]
+                and (flight.keyed or self.leads(flight.where)))
 
     def words(self, topic, code, text=''):
         """`topic "stats": TOPIC_AUTHORIZATION_FAILED: need the right to write to it`"""
@@ -4309,8 +4316,8 @@ class SecureLink(StreamLink):
             raise Closed()
 
     def introduced(self, deadline):
-        """In TLS 1.3 a peer that does not like our certificate says so only after the handshake: its
-        first word, mostly a session ticket, is waited for a moment."""
+        """In TLS 1.3 a peer that does not like our certificate says so only after the handshake:
+        its first word, mostly a session ticket, is waited for a moment."""
         try:
             if self.tls.version() == 'TLSv1.3' and not self.pull():
                 wait_for(self.fd, select.POLLIN, min(deadline, time.monotonic() + FAREWELL))
@@ -4650,6 +4657,7 @@ class WireReader(io.RawIOBase):
         return True
 
     def readinto(self, out):
+        left(self.wire.deadline)                # also for a peer that talks on and on
         try:
             data = self.wire.link.until(lambda data: min(len(data), len(out)) or None,
                                         self.wire.deadline)
@@ -4865,7 +4873,8 @@ class Exchange:
                 stands = False
             if not stands:
                 self.shut(link)
-                self.batches.broken()
+                if link.unheard:
+                    self.batches.broken()
 
     def ears(self):
         """The descriptors that tell when a peer says something or closes."""
@@ -5274,10 +5283,22 @@ def secrets_of(declared, options):
         elif option.kind is proxy_url and value:
             login = percent_decoded(url_parts(value)[1])
             out.update([login, login.partition(':')[2], basic(login).partition(' ')[2]])
-    out.update([percent_encoded(text) for text in out])
     if hasattr(options, 'password'):
         out.add(basic('%s:%s' % (options.username, options.password)).partition(' ')[2])
+    out.update([disguise for text in out for disguise in disguises(text)])
     return sorted([text for text in out if len(text) > 2], key=len, reverse=True)
+
+
+def disguises(text):
+    """How a text may stand in a URL, a form, JSON, HTML, or with its blanks made one."""
+    encoded = percent_encoded(text)
+    slashes = encoded.replace('%2F', '/')
+    lower = ''.join([part[:3].lower() + part[3:] if i else part
+                     for i, part in enumerate(encoded.replace('%', '\0%').split('\0'))])
+    page = text.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')
+    return (encoded, slashes, encoded.replace('%20', '+'), lower, json_text(text)[1:-1], page,
+            page.replace('"', '&quot;').replace("'", '&#39;'),
+            page.replace('"', '&#34;').replace("'", '&#x27;'), ' '.join(text.split()))
 
 
 class Sender:

@@ -25,11 +25,11 @@ def configured(name, **options):
     return statbadger.read_config(json.dumps({'emitters': {name: options}}), place).emitters[0]
 
 
-def role_of(chosen):
-    """What the agent makes of it."""
-    kind, options, memory = statbadger.EMITTERS[chosen.kind], chosen.options, {}
-    return statbadger.Role(options, lambda: kind.dialogue(options, memory), kind.delivery(options),
-                           kind.link(options), statbadger.secrets_of(kind.options, options))
+def role_of(chosen, before=None):
+    """What the agent makes of it; before: the role that a reload takes it over from."""
+    agent = statbadger.Agent.__new__(statbadger.Agent)
+    agent.log = lambda level, text: None
+    return agent.role_of(chosen, before)
 
 
 class HastyClock(statbadger.Clock):
@@ -94,6 +94,10 @@ class Rig:
             frame = statbadger.Frame(more.get('time_ms', n * 1000), n, more.get('who', WHO), layout,
                                      array('d', [n] * len(layout.series)))
             self.spool.accept(frame)
+
+    def renew(self, **options):
+        """What a reload with other options does."""
+        self.sender.renew(role_of(configured(self.cursor.name, **dict({'timeout': 2}, **options)), self.sender.role))
 
     def adds_up(self):
         with self.spool.lock:

@@ -169,6 +169,20 @@ def test_answers_that_are_none_mean_no_and_cost_no_more_than_the_timeout(how):
         assert times(server)[:1] == [1000]
 
 
+def test_hints_without_end_end_at_the_deadline():
+    class Hinting(HttpStandin):
+        def talk(self, wire):
+            while not self.stopping:
+                wire.send(b'HTTP/1.1 103 Early Hints\r\n\r\n' * 500)
+    for hint in (103, 100):
+        with Hinting() as server:
+            with Rig('influxdb08', url='http://127.0.0.1:%d' % server.port, timeout=0.3) as rig:
+                began = time.monotonic()
+                rig.tick(1)
+                rig.until(lambda: rig.sender.failures)
+                assert time.monotonic() - began < 1.5 and hint
+
+
 def test_an_endless_body_is_read_to_64_kib_and_then_closed():
     with InfluxStandin() as server:
         with influx(server, timeout=2) as rig:
@@ -356,6 +370,8 @@ def test_a_server_that_repeats_what_it_was_sent_makes_no_secret_known():
              'proxy': 'http://me:prox-y@127.0.0.1:1'}
     chosen = configured('influxdb08', **words)
     secrets = role_of(chosen).secrets
+    assert 'p%26ss+w%C3%B6rd' in secrets and 'p%26ss%20w%c3%b6rd' in secrets and 'p\\u00f6' not in secrets
+    assert 'p&ss w\\u00f6rd' in secrets and 'p&amp;ss w\u00f6rd' in secrets
     for text in ('p&ss w\u00f6rd', 'p%26ss%20w%C3%B6rd', statbadger.basic('root:p&ss w\u00f6rd')[6:], 'tok-en-1', 'prox-y'):
         assert text in secrets
     with InfluxStandin() as server:

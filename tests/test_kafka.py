@@ -277,6 +277,102 @@ def test_a_part_that_was_stored_does_not_go_again_when_the_next_part_fails(form)
         assert len(whole) == len(set(whole)) == 14 * (3 if form == 'flat' else 1) and cluster.complaints == []
 
 
+@pytest.mark.parametrize('code, times', [(32, 1), (10, 1), (-1, 10)])
+def test_a_number_that_may_be_taken_is_not_used_for_other_records(code, times):
+    with KafkaStandin() as cluster:
+        with Rig('kafka', brokers=cluster.address) as rig:
+            rig.tick(1)
+            rig.settled()
+            cluster.append_then_fail('produce', 'close')
+            cluster.fail('produce', code, times=times)
+            for n in (2, 3, 4):
+                rig.tick(n)
+                count = rig.settled()
+        assert sorted(set(ticks(cluster))) == [1, 2, 3, 4] and cluster.complaints == []
+        if code > 0:                            # after ten times -1 nobody knows, and it goes once more
+            assert len(ticks(cluster)) == 4 and (count['acknowledged'], count['quarantined']) == (3, 1)
+
+
+def test_a_topic_that_is_made_anew_with_fewer_partitions_is_written_to():
+    with KafkaStandin(topics={'statbadger': 12}) as cluster:
+        with Rig('kafka', brokers=cluster.address) as rig:
+            rig.tick(1)
+            rig.settled()
+            cluster.fail('produce', 3, times=20)
+            rig.tick(2)
+            rig.until(lambda: rig.sender.failures)
+            with cluster.lock:
+                del cluster.topics['statbadger']
+                cluster.create('statbadger', 1)
+            cluster.heal()
+            rig.tick(3)
+            assert rig.settled()['acknowledged'] == 3
+        assert [r[0] for r in cluster.records('statbadger')][-2:] == [0, 0]
+
+
+@pytest.mark.parametrize('changed', [{'flush': 0, 'batch': 1}, {'format': 'flat'}, {'topic': 'other'}, {'key': 'x'}])
+def test_a_reload_does_not_forget_what_is_on_its_way(changed):
+    with KafkaStandin() as cluster:
+        with Rig('kafka', brokers=cluster.address, flush=2) as rig:
+            rig.tick(2)
+            rig.settled()
+            cluster.append_then_fail('produce', 7, times=20)
+            rig.tick(3, 4)
+            rig.until(lambda: rig.sender.failures)
+            rig.renew(**dict({'brokers': cluster.address, 'flush': 2}, **changed))
+            rig.until(lambda: rig.sender.renewal is None)
+            cluster.heal()
+            rig.tick(5, 6)
+            assert rig.settled()['acknowledged'] == 5
+        stored = [json.loads(v.decode()) for topic in ('statbadger', 'other') for v in cluster.values(topic)]
+        assert [p['timestamp'] for p in stored if p.get('metric') in (None, 'cpu.user')] == [2, 3, 4, 5, 6]
+        assert cluster.complaints == []
+
+
+def test_what_the_spool_drops_while_a_batch_is_on_its_way_doubles_nothing():
+    with KafkaStandin() as cluster:
+        with Rig('kafka', most=6000, brokers=cluster.address, flush=5) as rig:
+            rig.tick(5)
+            rig.settled()
+            cluster.append_then_fail('produce', 7, times=20)
+            rig.tick(6, 7, 8, 9, 10)
+            rig.until(lambda: rig.sender.failures)
+            rig.tick(*range(11, 31))            # there is no room for all of them
+            assert rig.adds_up()['dropped']
+            cluster.heal()
+            rig.settled()
+        got = ticks(cluster)
+        assert got == sorted(set(got)) and got[:6] == [5, 6, 7, 8, 9, 10] and got[-1] == 30
+
+
+def test_without_acknowledgement_an_idle_connection_that_closes_repeats_nothing():
+    with KafkaStandin(brokers=2, topics={'statbadger': 1}) as cluster:
+        cluster.move_leader('statbadger', 0, 2)
+        with Rig('kafka', brokers='127.0.0.1:%d' % cluster.port, acks='0') as rig:
+            rig.tick(1, 2)
+            rig.settled()
+            cluster.brokers[1].hang_up()        # which only showed the way
+            rig.over.wait(0.05)
+            rig.tick(3)
+            assert rig.settled()['sent'] == 3
+            rig.until(lambda: len(cluster.values('statbadger')) >= 3)
+        assert ticks(cluster) == [1, 2, 3]
+
+
+def test_without_acknowledgement_what_a_break_may_have_lost_goes_again():
+    with KafkaStandin() as cluster:
+        with Rig('kafka', brokers=cluster.address, acks='0') as rig:
+            rig.tick(1, 2)
+            rig.settled()
+            rig.until(lambda: len(cluster.values('statbadger')) == 2)
+            cluster.brokers[1].hang_up(reset=True)
+            rig.over.wait(0.05)
+            rig.tick(3)
+            assert rig.settled()['sent'] == 3
+            rig.until(lambda: len(cluster.values('statbadger')) >= 5)
+        assert ticks(cluster) == [1, 2, 1, 2, 3]
+
+
 def test_a_leader_that_moves_is_followed():
     with KafkaStandin(brokers=3, topics={'statbadger': 1}) as cluster:
         with Rig('kafka', brokers=cluster.address) as rig:
