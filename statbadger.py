@@ -680,7 +680,7 @@ def text(value):
 def name_of_host(value):
     """Text that can stand for a peer: no blanks, no control characters."""
     value = text(value)
-    if not value or any(ord(c) < 33 for c in value):
+    if not value or any(ord(c) < 33 or c in '@/' for c in value):
         raise ValueError('a host name or address such as "10.0.0.9"')
     return value
 
@@ -803,9 +803,10 @@ def proxy_url(value):
 
 def without_login(value):
     """The URL with **** for name and password; the same text when there are none in it."""
-    if not isinstance(value, str) or '@' not in value:
-        return value
-    return value.partition('://')[0] + '://****@' + value.rpartition('@')[2]
+    if not isinstance(value, str):
+        return '****'
+    scheme, colon, rest = value.rpartition('://')
+    return scheme + colon + '****@' + rest.rpartition('@')[2] if '@' in rest else value
 
 
 url.hides = proxy_url.hides = without_login
@@ -825,6 +826,7 @@ def addresses(usual):
         if not pairs or not all(host for host, number in pairs):
             raise ValueError(need)
         return ','.join(place_text(host, number or usual) for host, number in pairs)
+    check.hides = lambda value: '****' if '@' in str(value) else value
     return check
 
 
@@ -960,6 +962,16 @@ def expand(value, place):
         at, loose = end + 1, True
 
 
+def references(value):
+    """The ${...} in a text, and ... for all else: it may be part of a password."""
+    out, at = '', 0
+    while value.find('${', at) >= 0:
+        start = value.find('${', at)
+        end = value.find('}', start) + 1 or len(value)
+        out, at = out + '...' * (start > at) + value[start:end], end
+    return out + '...' * (at < len(value))
+
+
 def lookup(reference, place):
     """What stands for the inside of ${...}; ValueError when nothing does."""
     if reference.startswith('file:'):
@@ -1039,7 +1051,7 @@ class Checker:
             try:
                 filled = expand(value, self.place)
             except ValueError as error:
-                self.found(path, value, error)
+                self.found(path, references(value), error)
                 return BROKEN
             self.hidden[path] = str(value)
             return Loose(filled) if isinstance(value, Loose) else filled
@@ -3106,15 +3118,25 @@ def influx08_lines(tags):
     return lines
 
 
-def influx08_body(template, frames):
-    """The JSON of all frames: one entry per series and set of columns, since a second one with
-    other columns in the same body would take values of the first away."""
-    entries = {}
-    for frame in frames:
+def influx08_bodies(template, frames, most=1 << 22):
+    """(how many frames so far, JSON) for as many frames as fit in so many characters: one entry per
+    series and set of columns, since a second one with other columns in the same body would take
+    values of the first away."""
+    entries, size = {}, 0
+    for i, frame in enumerate(frames):
         text = template.text(frame).replace(TIME, '%d' % frame.time_ms).replace(VALUE, '')
+        if size and size + len(text) > most:
+            yield i, influx08_body(entries)
+            entries, size = {}, 0
+        size += len(text)
         for line in text.split('\n')[:-1]:
             head, _, row = line.partition(HEAD)
             entries.setdefault(head, []).append(row)
+    yield len(frames), influx08_body(entries)
+
+
+def influx08_body(entries):
+    """The JSON of {head: [row]}."""
     return '[%s]' % ', '.join([head + ', '.join(rows) + ']}' for head, rows in entries.items()])
 
 
@@ -3412,12 +3434,14 @@ def influxdb08(options, memory):
         percent_encoded, (options.database, options.username, options.password)))
     while True:
         frames = yield Next()
-        headers, body = http_body(options, {'Content-Type': 'application/json'},
-                                  influx08_body(template, frames))
-        status, headers, body = yield Request('POST', path, headers, body)
-        if status == 400 and body.startswith(b'Database ') and b"doesn't exist" in body:
-            raise Later('there is no database %s' % json_text(options.database), MISSING_PAUSE)
-        http_outcome(status, headers, body, (yield Now()))
+        for done, text in influx08_bodies(template, frames):
+            yield Wait(0)                       # each exchange has its own time
+            headers, body = http_body(options, {'Content-Type': 'application/json'}, text)
+            status, headers, body = yield Request('POST', path, headers, body)
+            if status == 400 and body.startswith(b'Database ') and b"doesn't exist" in body:
+                raise Later('there is no database %s' % json_text(options.database), MISSING_PAUSE)
+            http_outcome(status, headers, body, (yield Now()))
+            yield Done(done)
 
 
 # -- kafka: a producer for every broker from 0.11 on (kafka.apache.org/protocol) -----------------
@@ -3957,6 +3981,7 @@ class Kafka:
             version,                            # request_api_version
             self.correlation) + kafka_text('statbadger')
         try:
+            yield Wait(0)                       # each exchange has its own time
             yield Send(struct.pack('>i', len(head) + len(body)) + head + body, broker.link)
             if not answered:
                 return None
@@ -4303,6 +4328,7 @@ class SecureLink(StreamLink):
         try:
             data = self.tls.read(MOST_LINE)
         except self.ssl.SSLWantReadError:
+            self.flush(time.monotonic() + FAREWELL)     # the peer may have asked for new keys
             return self.pull()
         except self.ssl.SSLError as error:
             raise tls_trouble(error)

@@ -35,7 +35,9 @@ def times(server, series='cpu.user'):
 
 def body_of(*frames, **tags):
     template = statbadger.Template(statbadger.influx08_lines(tags), statbadger.VALUE + 'nan')
-    return json.loads(statbadger.influx08_body(template, frames))
+    (done, body), = statbadger.influx08_bodies(template, frames)
+    assert done == len(frames)
+    return json.loads(body)
 
 
 READS = ('disk', 'reads', '', statbadger.COUNTER, ('device',))
@@ -83,6 +85,17 @@ def test_hostile_names_stay_inside_their_strings(name):
                             who=dict(WHO, hostname=name)))
     assert len(entries) == 2 and [len(e['points']) for e in entries] == [1, 1]
     assert entries[0]['points'][0][-1] == entries[0]['points'][0][8] == name
+
+
+def test_a_batch_that_is_very_large_goes_in_several_requests():
+    template = statbadger.Template(statbadger.influx08_lines({}), statbadger.VALUE + 'nan')
+    frames = [frame(n, *[READS + (('sd%d' % i,), n) for i in range(10)]) for n in range(1, 8)]
+    one = len(list(statbadger.influx08_bodies(template, frames[:1]))[0][1])
+    bodies = list(statbadger.influx08_bodies(template, frames, most=7 * one))
+    assert 1 < len(bodies) <= 7 and bodies[-1][0] == 7
+    assert sum(len(entry['points']) for done, body in bodies for entry in json.loads(body)) == 70
+    single = list(statbadger.influx08_bodies(template, frames, most=1))
+    assert [done for done, body in single] == list(range(1, 8))
 
 
 def test_a_request_holds_a_batch_gzipped_with_the_login_in_the_query():
@@ -387,7 +400,8 @@ def test_a_server_that_repeats_what_it_was_sent_makes_no_secret_known():
     ({'url': 'http://h/a?b=c'}, 'a URL such as'), ({'proxy': 'socks5://h:1'}, '"http://10.0.0.3:3128"'),
     ({'headers': {'a b': 'x'}}, 'an object of headers'), ({'headers': {'A': 'pass-w\r\nB: c'}}, 'an object of headers'),
     ({'tls_ca': 'nowhere.pem', 'url': 'https://h'}, 'a file that exists'), ({'tls_verify': False}, 'https in the URL'),
-    ({'tags': {'value': 'x'}}, 'another name'), ({'password': ['pass-w']}, 'text in double quotes')])
+    ({'tags': {'value': 'x'}}, 'another name'), ({'url': 'u:pass-w@h:1'}, 'a URL such as'), ({'proxy': ['pass-w']}, 'text'),
+    ({'proxy': 'u:pass-w@h:1'}, 'such as'), ({'password': ['pass-w']}, 'text in double quotes')])
 def test_mistakes_are_said_with_what_is_needed_and_without_secrets(options, need):
     with pytest.raises(statbadger.ConfigError) as caught:
         configured('influxdb08', **options)

@@ -563,6 +563,15 @@ def test_a_password_is_in_no_message(tmp_path):
     assert '12345678' not in str(caught.value) and '****' in str(caught.value)
 
 
+@pytest.mark.parametrize('options', [
+    {'password': 'pass-w${X'}, {'password': 'pass-w${NOBODY_HAS_THIS}pass-w'}, {'brokers': 'u:pass-w@k1'},
+    {'brokers': ['k1', 'u:pass-w@k2']}, {'sasl': 'plain', 'username': 'u', 'password': {'x': 'pass-w'}}])
+def test_mistakes_show_no_secret(options):
+    with pytest.raises(statbadger.ConfigError) as caught:
+        configured('kafka', **options)
+    assert 'pass-w' not in str(caught.value)
+
+
 def test_errors_name_the_broker():
     error = statbadger.at_place(OSError(errno.ECONNREFUSED, 'Connection refused'), ('::1', 9092))
     assert error.strerror == '[::1]:9092: Connection refused' and error.errno == errno.ECONNREFUSED

@@ -385,19 +385,27 @@ class Broker(Java, Asked):
 
     def dump(self, topic, partition=0):
         """What Kafka's own DumpLogSegments finds of a partition on disk, a list as batches() says."""
-        files = sorted(glob.glob(os.path.join(self.data, '%s-%d' % (topic, partition), '*.log')))
-        assert files, '%s-%d is not in %s' % (topic, partition, self.data)
+        return self.dumps([(topic, partition)])[topic, partition]
+
+    def dumps(self, parts):
+        """{(topic, partition): its batches} of so many, for the price of one."""
+        folders = {os.path.join(self.data, '%s-%d' % part): part for part in parts}
+        files = [sorted(glob.glob(os.path.join(folder, '*.log'))) for folder in folders]
+        assert all(files), 'not all of %s are in %s' % (parts, self.data)
         name = ('org.apache.' if self.number > (4,) else '') + 'kafka.tools.DumpLogSegments'
-        files = '--files', ','.join(files)
+        files = '--files', ','.join(sum(files, []))
         deep = self.java_tool(name, '--deep-iteration', '--print-data-log', *files)
-        return batches(self.java_tool(name, *files) if self.number < (2,) else deep, deep)
+        out = {part: [] for part in parts}
+        for batch in batches(self.java_tool(name, *files) if self.number < (2,) else deep, deep):
+            out[folders[os.path.dirname(batch['file'])]].append(batch)
+        return out
 
 
 def batches(shallow, deep):
     """The batches in what DumpLogSegments wrote without and with --deep-iteration, in order.
 
     A batch is a dict with the names of the tool: baseOffset, lastOffset, count, baseSequence, producerId,
-    producerEpoch, CreateTime or LogAppendTime, magic, compresscodec, crc, isvalid and more, numbers as int.
+    producerEpoch, CreateTime or LogAppendTime, magic, compresscodec, crc, isvalid, file and more, numbers as int.
     Its 'records' are dicts too: offset, CreateTime, sequence, headerKeys, key, payload and more, the last two
     as text. An outer message from before there were batches is taken for one.
     """
@@ -405,7 +413,7 @@ def batches(shallow, deep):
     for text, deeply in ((shallow, False), (deep, True)):
         for chunk in chunks(text):
             if chunk.startswith('Dumping'):
-                segment = chunk.split('\n')[0]
+                segment = chunk.split('\n')[0][len('Dumping '):]
                 continue
             head, word, load = re.match(r'(.*?)(?: key: (.*?))?(?: payload: (.*))?$', chunk, re.S).groups()
             fields = {name: scalar(value) for name, value in re.findall(r'(\w+): (\[.*?\]|\S+)', head)}
@@ -413,7 +421,7 @@ def batches(shallow, deep):
             if deeply and not chunk.startswith('baseOffset'):
                 found[segment, position]['records'].append(dict(fields, key=word, payload=load))
             elif not deeply and not chunk.startswith('|'):
-                found[segment, position] = dict(fields, records=[])
+                found[segment, position] = dict(fields, records=[], file=segment)
     for batch in found.values():
         for name in ('baseSequence', 'producerId', 'producerEpoch'):
             batch.setdefault(name, -1)
