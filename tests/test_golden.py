@@ -3,6 +3,7 @@ import os
 
 import pytest
 import sinks
+import standins
 from conftest import TESTS
 
 HOSTS = ('linux-2.6.9', 'linux-6.18', 'odd-names')
@@ -41,3 +42,22 @@ def test_what_graphite_is_sent(run, host, emitter):
         replay(run, host, '-e', '%s,port=%d%s%s' % (kind, sink.port, comma, rest))
         assert sinks.until(lambda: sink.ended == [True])
         compare('%s.%s' % (host, emitter), sink.bytes())
+
+
+KAFKA = {'kafka-flat': 'format=flat,tags.env=prod,blacklist=mem.*,cpu.*,disk.*_time.*,net.tx_*', 'kafka-influx': 'format=influx,tags.env=prod,blacklist=mem.*'}
+
+
+@pytest.mark.parametrize('emitter', sorted(KAFKA))
+@pytest.mark.parametrize('host', HOSTS)
+def test_what_kafka_is_sent(run, host, emitter):
+    with standins.KafkaStandin() as cluster:
+        replay(run, host, '-e', 'kafka,brokers=%s,%s' % (cluster.address, KAFKA[emitter]))
+        compare('%s.%s' % (host, emitter), b'\n'.join(cluster.values('statbadger')) + b'\n')
+
+
+@pytest.mark.parametrize('host', HOSTS)
+def test_what_influxdb08_is_sent(run, host):
+    with standins.InfluxStandin() as server:
+        replay(run, host, '-e', 'influxdb08,database=t,username=root,password=root,batch=1,blacklist=mem.*,cpu.*,disk.*_time.*,net.tx_*,url=http://127.0.0.1:%d' % server.port)
+        compare('%s.influxdb08' % host, b''.join(
+            request.body.replace(b']}, {', b']},\n{') + b'\n' for request in server.requests))
