@@ -737,12 +737,19 @@ def secret(value):
 secret.hides = lambda value: '****'
 
 
+OUR_HEADERS = frozenset(('connection', 'content-encoding', 'content-length', 'expect', 'host', 'te',
+                         'transfer-encoding', 'upgrade'))
+
+
 def http_headers(value):
     """{name: value} of HTTP headers (RFC 9110, section 5), the values shown to nobody."""
     value = mapping(value)
     letters = ''.join(value) + ''.join(value.values())
     if any(not ' ' <= c <= '~' for c in letters) or any(c in ' :' for c in ''.join(value)):
         raise ValueError('an object of headers such as {"X-Scope": "a"}')
+    ours = sorted(OUR_HEADERS.intersection(name.lower() for name in value))
+    if ours:
+        raise ValueError('headers other than %s, which say how it is sent' % ours[0])
     return value
 
 
@@ -2757,9 +2764,10 @@ class Scram:
     password."""
 
     def __init__(self, algorithm, username, password, nonce):
-        self.algorithm, self.password, self.nonce = algorithm, password.encode(), nonce
+        self.algorithm, self.nonce = algorithm, nonce
+        self.password = password.encode('utf-8', 'replace')
         self.bare = 'n=%s,r=%s' % (username.replace('=', '=3D').replace(',', '=2C'), nonce)
-        self.first = b'n,,' + self.bare.encode()
+        self.first = b'n,,' + self.bare.encode('utf-8', 'replace')
 
     def final(self, challenge):
         """client-final-message for server-first-message, both bytes."""
@@ -2777,7 +2785,7 @@ class Scram:
         salted = hashlib.pbkdf2_hmac(self.algorithm, self.password, salt, int(rounds))
         key = hmac(self.algorithm, salted, b'Client Key')
         tail = 'c=biws,r=' + nonce
-        words = b','.join((self.bare.encode(), challenge, tail.encode()))
+        words = b','.join((self.first[3:], challenge, tail.encode()))
         signed = hmac(self.algorithm, hashlib.new(self.algorithm, key).digest(), words)
         proof = base64_text(bytes([a ^ b for a, b in zip(key, signed)]))
         self.expected = base64_text(hmac(
@@ -3038,6 +3046,7 @@ def influx_text(text, special):
     """The text with a backslash before the special characters; what would end the line, or escape
     what follows, becomes _."""
     text = ''.join([c if c >= ' ' and c != '\x7f' else '_' for c in text])
+    text = text.encode('utf-8', 'replace').decode()     # what was no UTF-8 stands as surrogates
     if text.endswith('\\'):
         text = text[:-1] + '_'
     return ''.join(['\\' + c if c in special else c for c in text])
@@ -3739,7 +3748,8 @@ class Kafka:
 
     def encoded(self, batch):
         """The batch as a Flight, from now on the one on its way."""
-        producer, topic, key = self.producer, batch.topic, batch.key.encode()
+        producer, topic = self.producer, batch.topic
+        key = batch.key.encode('utf-8', 'replace')
         yield from self.know(topic)
         partition = yield from self.partition(topic, key)
         where = topic, partition
@@ -3834,7 +3844,7 @@ class Kafka:
         places = set(list(self.brokers.values()) + self.bootstrap)
         order = sorted(places, key=lambda place: (
             place in self.failed, place not in self.open,
-            crc32c_rest(dice + place_text(*place).encode(), 0)))
+            crc32c_rest(dice + place_text(*place).encode('utf-8', 'replace'), 0)))
         for place in order:
             try:
                 broker = yield from self.connected(place)
@@ -3936,7 +3946,8 @@ class Kafka:
         token = self.wrapped_token if wrapped else self.bare_token
         username, password = self.options.username, self.options.password
         if mechanism == 'PLAIN':                # RFC 4616
-            yield from token(broker, b'\0'.join((b'', username.encode(), password.encode())))
+            yield from token(broker, b'\0'.join(
+                (b'', username.encode('utf-8', 'replace'), password.encode('utf-8', 'replace'))))
         else:
             dice = yield Random(18)
             scram = Scram(mechanism[6:].replace('-', '').lower(), username, password,
@@ -4531,23 +4542,23 @@ class Resolver:
     def addresses(self, host, port, kind, deadline):
         """[(family, kind, protocol, name, address)]; raises OSError."""
         try:
-            host = host.encode('ascii')         # text would load the tables of IDNA, 0.7 MB
+            name = host.encode('ascii')         # text would load the tables of IDNA, 0.7 MB
         except UnicodeError:
-            pass
+            name = host
         try:
-            return _socket.getaddrinfo(host, port, 0, kind, 0, _socket.AI_NUMERICHOST)
+            return _socket.getaddrinfo(name, port, 0, kind, 0, _socket.AI_NUMERICHOST)
         except (_socket.gaierror, UnicodeError):
             pass
         question = self.question
         if question is None:
-            question = self.question = self.ask(host, port, kind)
+            question = self.question = self.ask(name, port, kind)
         wait_for(question.reading, select.POLLIN, deadline)
         question.close()
         self.question = None
+        if question.what != (name, port, kind):
+            return self.addresses(host, port, kind, deadline)
         if isinstance(question.answer, OSError):
             raise question.answer
-        if question.what != (host, port, kind):
-            return self.addresses(host, port, kind, deadline)
         return question.answer
 
 
@@ -4569,7 +4580,7 @@ class HttpLink:
             self.headers['Proxy-Authorization'] = basic(login)
         self.wire = Wire(link, through)
         self.wire.connection = http.client.HTTPConnection('localhost')
-        self.wire.connection.sock = self.wire
+        self.wire.connection.sock, self.wire.connection.auto_open = self.wire, 0
         self.compose = urllib.request.Request
         self.director = urllib.request.OpenerDirector()
         self.director.add_handler(self.wire)
@@ -4589,7 +4600,8 @@ class HttpLink:
         headers = {key.lower(): value for key, value in response.getheaders()}
         try:
             body = self.body_of(response)
-            self.again = response.isclosed() and not response.will_close and not self.link.buffer
+            self.again = (response.isclosed() and not response.will_close and not self.link.buffer
+                          and self.wire.connection.sock is self.wire)
         except OSError:
             if response.status < 300 or response.status in (400, 422):  # there the body matters
                 raise

@@ -490,12 +490,12 @@ def parsed(line):
 
 
 @pytest.mark.parametrize('name', ['a b', 'a,b=c', 'a\\', 'a\\ b', 'a\nb', 'time', '#a', '%s', '"', u'\u00e4\U0001f600', 'nan',
-                                  '\x01nan', 'a\x7fb', '=', ',', '\\', ' '])
+                                  '\x01nan', u'\udcff', 'a\x7fb', '=', ',', '\\', ' '])
 def test_hostile_names_stay_in_their_places_of_line_protocol(name):
     lines = influx((name, name, '', GAUGE, ('device',), (name,), 5), ('x', 'y', '', GAUGE, (), (), 6),
                    identity=identity(hostname=name), tags={name: name}).split('\n')
     assert len(lines) == 3 and lines[2] == ''
-    kept = ''.join('_' if c < ' ' or c == '\x7f' else c for c in name)
+    kept = ''.join('_' if c < ' ' or c == '\x7f' else '?' if c == u'\udcff' else c for c in name)
     kept = kept[:-1] + '_' if kept.endswith('\\') else kept
     measurement, tags, fields, when = parsed(lines[0])
     assert measurement == ('_' + kept if kept.startswith('#') else kept) and when == 1429628878000

@@ -182,6 +182,19 @@ def test_answers_that_are_none_mean_no_and_cost_no_more_than_the_timeout(how):
         assert times(server)[:1] == [1000]
 
 
+@pytest.mark.parametrize('hint', [b'HTTP/1.1 103 x\r\nConnection: close\r\n\r\n', b'HTTP/1.0 103 x\r\n\r\n',
+                                  b'HTTP/1.1 101 x\r\nConnection: close\r\n\r\n'])
+def test_nothing_is_ever_sent_but_over_the_link(hint):
+    with InfluxStandin() as server:
+        with influx(server) as rig:
+            server.answer(raw=hint + b'HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n', times=2)
+            for n in range(1, 5):
+                rig.tick(n)
+                rig.settled()
+            assert rig.cursor.count['acknowledged'] == 4
+        assert 'statbadger.py' not in rig.said() and len(server.requests) >= 4
+
+
 def test_hints_without_end_end_at_the_deadline():
     class Hinting(HttpStandin):
         def talk(self, wire):
@@ -398,7 +411,8 @@ def test_a_server_that_repeats_what_it_was_sent_makes_no_secret_known():
 @pytest.mark.parametrize('options, need', [
     ({'url': 'localhost:8086'}, 'a URL such as'), ({'url': 'http://u:pass-w@h'}, 'options of their own'),
     ({'url': 'http://h/a?b=c'}, 'a URL such as'), ({'proxy': 'socks5://h:1'}, '"http://10.0.0.3:3128"'),
-    ({'headers': {'a b': 'x'}}, 'an object of headers'), ({'headers': {'A': 'pass-w\r\nB: c'}}, 'an object of headers'),
+    ({'headers': {'a b': 'x'}}, 'an object of headers'), ({'headers': {'Content-length': '5'}}, 'other than content-length'),
+    ({'headers': {'A': 'pass-w\r\nB: c'}}, 'an object of headers'),
     ({'tls_ca': 'nowhere.pem', 'url': 'https://h'}, 'a file that exists'), ({'tls_verify': False}, 'https in the URL'),
     ({'tags': {'value': 'x'}}, 'another name'), ({'url': 'u:pass-w@h:1'}, 'a URL such as'), ({'proxy': ['pass-w']}, 'text'),
     ({'proxy': 'u:pass-w@h:1'}, 'such as'), ({'password': ['pass-w']}, 'text in double quotes')])

@@ -264,13 +264,13 @@ def test_a_part_that_was_stored_does_not_go_again_when_the_next_part_fails(form)
         with Rig('kafka', brokers=cluster.address, flush=10, format=form) as rig:
             rig.tick(1, 2, 3, 10)
             rig.settled()
-            cluster.max_message_bytes = 1100    # the batch goes in parts, of which one fails for long
-            cluster.fail('produce', 19, times=25)
-            rig.tick(*range(11, 21))
-            rig.until(lambda: rig.sender.failures > 1)
-            for _ in range(8):
-                rig.until(lambda: len(cluster.faults) == 0)
-                cluster.fail('produce', 19, times=7)
+            before = len(cluster.values('statbadger'))
+            cluster.max_message_bytes, cluster.delay = 1100, 0.1
+            rig.tick(*range(11, 21))            # in parts: the first is stored, the next fails for longer than a dialogue
+            rig.until(lambda: len(cluster.values('statbadger')) > before)
+            cluster.fail('produce', 19, times=9)
+            cluster.delay = 0
+            rig.until(lambda: [text for level, text in rig.log if 'NOT_ENOUGH_REPLICAS' in text])
             assert rig.settled()['acknowledged'] == 14
         got = [json.loads(v.decode()) for v in cluster.values('statbadger')]
         whole = [(p['timestamp'], p.get('metric')) for p in got]

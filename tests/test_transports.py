@@ -244,6 +244,16 @@ def test_a_name_service_that_is_slow_is_asked_once_and_its_late_answer_is_used()
     assert resolver.addresses(*where + (soon(5),)) and Slow.asked == [b'localhost'] * 2
 
 
+def test_a_name_that_could_not_be_resolved_is_no_answer_about_another():
+    class Late(Slow):
+        asked, go = [], threading.Event()
+    one = statbadger.Resolver(Late)
+    with pytest.raises(OSError):
+        one.addresses('no-such-host.invalid', 1, socket.SOCK_STREAM, soon(0.05))
+    Late.go.set()
+    assert one.question is not None and one.addresses('localhost', 1, socket.SOCK_STREAM, soon(5))
+
+
 def test_ipv6_addresses_are_dialled_too():
     try:
         server = socket.socket(socket.AF_INET6)
