@@ -3599,8 +3599,8 @@ class KafkaBatch:
 
 
 class Flight:
-    """A batch as it was sent: (topic, partition), whether it had a key, its bytes, sequence number,
-    how many records, and its part()."""
+    """A batch as it goes: (topic, partition), whether it has a key, its bytes, sequence number, how
+    many records, its part(), and whether it was sent before."""
 
     def __init__(self, where, keyed, data, sequence, count, part):
         self.where, self.keyed, self.data, self.sequence = where, keyed, data, sequence
@@ -3710,7 +3710,7 @@ class Kafka:
         flight = producer.flight or batch and (yield from self.encoded(batch))
         if not flight:
             return True
-        again, flight.sent = flight.sent, True
+        again = flight.sent
         code, text = yield from self.send(flight)
         name, what = KAFKA_ERRORS.get(code, ('error %d' % code, AGAIN))
         if what is STORED:
@@ -3734,11 +3734,11 @@ class Kafka:
         raise Later(reason, CREDENTIALS_PAUSE if what is FATAL else 0)
 
     def has_way(self, flight):
-        """Whether the partition of a batch that was sent is still one: topics are made anew; and
-        where no key ties it to that one, whether it has a leader."""
+        """Whether the partition of a batch is still one: topics are made anew; and whether it has a
+        leader, where neither a key nor an attempt ties the batch to it."""
         yield from self.know(flight.where[0])
         return (flight.where[1] < self.counts[flight.where[0]]
-                and (flight.keyed or self.leads(flight.where)))
+                and (flight.keyed or flight.sent or self.leads(flight.where)))
 
     def words(self, topic, code, text=''):
         """`topic "stats": TOPIC_AUTHORIZATION_FAILED: need the right to write to it`"""
@@ -3815,7 +3815,7 @@ class Kafka:
                 partition,                      # index
                 len(flight.data)),
             flight.data))
-        version = min(PRODUCE_VERSIONS[1], broker.apis[PRODUCE][1])
+        version, flight.sent = min(PRODUCE_VERSIONS[1], broker.apis[PRODUCE][1]), True
         reply = yield from self.ask(broker, PRODUCE, version, body, acks != 0)
         if not acks:
             return 0, ''

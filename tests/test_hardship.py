@@ -15,6 +15,7 @@ import pytest
 import statbadger
 from conftest import PROGRAM, clean_environment, role
 from sinks import TcpSink, free_port, until
+from standins import KafkaStandin
 
 QUICK = ('-m', 'load', '-i', '0.05')
 
@@ -359,6 +360,15 @@ def test_a_light_run_loads_no_table_of_unicode(agent):
         assert until(lambda: len(sink.lines()) > 3)
         with open('/proc/%d/maps' % process.pid) as maps:
             assert 'unicodedata' not in maps.read()
+
+
+def test_a_kafka_emitter_without_tls_login_and_gzip_loads_none_of_their_libraries(agent):
+    with KafkaStandin() as cluster:
+        one = agent('-e', 'kafka,brokers=%s' % cluster.address, '-m', 'load', '-i', '0.1')
+        assert until(lambda: len(cluster.values('statbadger')) > 2, 10)
+        with open('/proc/%d/maps' % one.pid) as file:
+            loaded = {line.split('/')[-1].strip() for line in file if '/' in line}
+    assert not [name for name in loaded if name.startswith(('_ssl', '_hashlib', 'libcrypto', 'libssl', 'zlib.'))]
 
 
 def test_ticks_that_were_never_due_are_not_skipped_after_a_reload():

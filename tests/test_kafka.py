@@ -408,6 +408,22 @@ def test_without_a_key_the_partitions_that_have_a_leader_are_taken():
         assert used <= {1, 3, 4, 6, 7} and len(used) > 2 and {r[3] for r in records} == {None}
 
 
+def test_without_a_key_a_batch_that_was_sent_stays_with_its_partition():
+    with KafkaStandin(brokers=2, topics={'statbadger': 4}) as cluster:
+        with Rig('kafka', brokers=cluster.address, key='', timeout=0.4) as rig:
+            rig.tick(1)
+            rig.settled()
+            cluster.append_then_fail('produce', 'silence')
+            rig.tick(2)
+            rig.until(lambda: len(cluster.values('statbadger')) == 2)
+            partition = [r[0] for r in cluster.records('statbadger') if json.loads(r[4].decode())['timestamp'] == 2][0]
+            cluster.move_leader('statbadger', partition, -1)
+            rig.until(lambda: 'no leader' in rig.said())
+            cluster.move_leader('statbadger', partition, 1)
+            assert rig.settled()['acknowledged'] == 2
+        assert sorted(json.loads(v.decode())['timestamp'] for v in cluster.values('statbadger')) == [1, 2]
+
+
 def test_topic_and_key_are_templates_and_a_batch_of_two_hosts_is_told_apart():
     other = dict(WHO, hostname='n2', cluster='a b/c')
     with KafkaStandin() as cluster:
