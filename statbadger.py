@@ -368,11 +368,12 @@ class Refused(Exception):
 
 
 class Later(OSError):
-    """The peer is not willing now; come back after `wait` seconds. Never a reason to drop."""
+    """The peer is not willing now; come back after `wait` seconds. Never a reason to drop. suspect:
+    it may be the data after all: when nothing but this batch fails for long, it is held to be."""
 
-    def __init__(self, reason, wait=0):
+    def __init__(self, reason, wait=0, suspect=False):
         OSError.__init__(self, reason)
-        self.wait = wait
+        self.wait, self.suspect = wait, suspect
 
 
 MODULES = {}                    # name -> Module, in the order of the file
@@ -1096,10 +1097,11 @@ class Checker:
         return Options(out)
 
     def hide(self, path, value, hides):
-        """Remembers what is shown of a secret; one that came from outside is shown as it was
-        written anyway."""
-        if hides and value and hides(value) != value:
-            self.hidden.setdefault(path, hides(value))
+        """Remembers what is shown of a secret, or of what was written where it came from
+        outside."""
+        shown = self.hidden.get(path, value)
+        if hides and shown and hides(shown) != shown:
+            self.hidden[path] = hides(shown)
 
     def existing(self, path):
         """The path seen from the configuration's folder; ValueError when there is no such file."""
@@ -3299,7 +3301,7 @@ def http_outcome(status, headers, body, now):
     words = ' '.join(body.decode('utf-8', 'replace').split())
     reason = 'HTTP %d%s' % (status, ': ' + words if words else '')
     if status < 200 or status in (408, 425, 429) or status >= 500:
-        raise Later(reason, retry_after(headers.get('retry-after', ''), now))
+        raise Later(reason, retry_after(headers.get('retry-after', ''), now), status == 500)
     if status == 413:
         raise Refused(reason, split=True)
     if status in (401, 403, 407):
@@ -3464,7 +3466,6 @@ KAFKA_REPLY = 1 << 24           # bytes of a reply at most: metadata of 300,000 
 KAFKA_BATCH = 900000            # bytes of a batch, for message.max.bytes is 1,048,588 unless told
 KAFKA_FRESH = 300               # seconds for which metadata is believed
 KAFKA_PAUSES = (0, 0.1, 0.2, 0.4)       # between tries at once; after that delivery backs off
-KAFKA_STRIKES = 10  # answers of one kind that may be our fault, until the data is held to be wrong
 KAFKA_SESSION = 0.85            # part of a session after which we log in again
 NO_PRODUCER = -1, -1, -1
 
@@ -3553,7 +3554,7 @@ class Producer:
     """
 
     def __init__(self):
-        self.flight, self.part, self.most, self.strikes = None, ('', 0, 0), KAFKA_BATCH, 0
+        self.flight, self.part, self.most = None, ('', 0, 0), KAFKA_BATCH
         self.forget()
 
     def has(self, frame, number):
@@ -3567,7 +3568,7 @@ class Producer:
 
     def landed(self):
         """The batch on its way is stored."""
-        flight, self.flight, self.strikes = self.flight, None, 0
+        flight, self.flight = self.flight, None
         self.part = flight.part
         if flight.sequence >= 0:
             self.following[flight.where] = (flight.sequence + flight.count) & 0x7fffffff
@@ -3670,7 +3671,7 @@ class Kafka:
         is rejected. A broker that asks for less traffic gets less."""
         stored = yield from self.produce(batch)
         if not stored and len(batch.messages) > 1:
-            self.producer.most = max(1, min(self.producer.most, batch.bytes) // 2)
+            self.producer.most = max(1, min(self.producer.most, batch.bytes // 2))
             for half in batch.halves():
                 yield from self.store(half)
             return
@@ -3699,6 +3700,8 @@ class Kafka:
                 for broker in list(self.open.values()) * (error.errno == errno.EPROTO):
                     yield from self.hang_up(broker)     # whatever it says makes no sense
             if pause is None or getattr(trouble, 'wait', 0) or trouble.errno == errno.ETIME:
+                if getattr(trouble, 'suspect', False):
+                    self.producer.forget()      # delivery may offer it in other pieces
                 raise trouble
             yield Wait(pause)
 
@@ -3716,14 +3719,11 @@ class Kafka:
         if what is STORED:
             producer.landed()
             return True
-        if what is SUSPECT:
-            producer.strikes += 1
-            what = REFUSE if producer.strikes >= KAFKA_STRIKES else AGAIN
         if what is ANEW:
             producer.forget()
             return None
         if what in (SPLIT, REFUSE):
-            producer.flight, producer.strikes = None, 0
+            producer.flight = None
             if again:                           # it may be stored: its numbers are not used again
                 producer.forget()
         if what is SPLIT:
@@ -3731,7 +3731,7 @@ class Kafka:
         reason = self.words(flight.where[0], code, text)
         if what is REFUSE:
             raise Refused(reason)
-        raise Later(reason, CREDENTIALS_PAUSE if what is FATAL else 0)
+        raise Later(reason, CREDENTIALS_PAUSE if what is FATAL else 0, what is SUSPECT)
 
     def has_way(self, flight):
         """Whether the partition of a batch is still one: topics are made anew; and whether it has a
@@ -4023,7 +4023,7 @@ def at_place(error, place):
     """The same error, with the peer's host and port in its text."""
     words = '%s: %s' % (place_text(*place), error.strerror or error)
     if isinstance(error, Later):
-        return Later(words, error.wait)
+        return Later(words, error.wait, error.suspect)
     found = OSError(error.errno, words)
     if hasattr(error, 'unreached'):
         found.unreached = True
@@ -5017,6 +5017,7 @@ LONGEST_BACKOFF = 60.0
 LONGEST_PAUSE = 300.0           # whatever a peer asks for
 RESENT, MOST_RESENT = 10000, 100        # ms and number of ticks that go again after a break
 MOST_REASON = 400               # letters of what a peer says that are passed on
+MOST_DOUBTS = 10                # failures in a row that may be the fault of the data
 LAST_WORDS = 5.0                # seconds that SIGTERM and SIGINT leave for delivery
 A_MINUTE, AN_HOUR = 60.0, 3600.0        # between two lines of the log about one emitter
 ACCOUNT = ('accepted', 'acknowledged', 'sent', 'dropped', 'quarantined', 'damaged',
@@ -5173,6 +5174,7 @@ class Cursor:
         self.frames, self.pinned, self.done_already, self.rejected = [], 0, 0, {}
         self.recent, self.again, self.broke = [], 0, False
         self.suspects = self.same = self.ripe = self.last_ms = self.last_error = 0
+        self.doubts, self.doubted, self.known_good = 0, 0, 0    # see doubt()
         self.count = dict.fromkeys(ACCOUNT, 0)
         self.bell, self.idle, self.closing = Bell(), False, False
         self.configure(role)
@@ -5277,6 +5279,21 @@ class Cursor:
             if self.again and reached and self.pinned and not self.done_already:
                 self.recent = []
             self.pinned, self.broke = 0, self.resends and (broke and reached or self.broke)
+
+    def doubt(self):
+        """The peer answers to the batch under way with what may be its own trouble, or the data's.
+        After ten times it goes in halves; a single tick is refused when others got through
+        meanwhile. True when it was."""
+        with self.spool.lock:
+            batch, good = self.frames[:self.pinned], self.count[self.delivery]
+            if not batch or batch[0].seq > self.doubted:        # trouble of its own
+                self.doubts, self.doubted = 0, batch[-1].seq if batch else 0
+                self.known_good = good
+            self.doubts += 1
+            if self.doubts < MOST_DOUBTS or len(batch) == 1 and good == self.known_good:
+                return False
+            self.doubts = 0
+        return self.refuse(False)
 
     def give_up(self):
         """All that waits is lost: the end has come."""
@@ -5483,6 +5500,8 @@ class Sender:
         """Backs off after a failure, the batch kept; True when this is the end."""
         cursor = self.cursor
         code = getattr(error, 'errno', None)
+        if getattr(error, 'suspect', False) and cursor.doubt():
+            self.say('refused: ' + reason, 'refusal')
         cursor.keep(code != errno.ETIME, not hasattr(error, 'unreached'))
         cursor.last_error = int(self.clock.wall() // 1000)
         if self.role.target[0] == 'stdout' and code in (errno.EPIPE, errno.EBADF):

@@ -266,6 +266,32 @@ def test_a_batch_that_is_refused_goes_in_halves_until_the_bad_tick_is_alone(stat
         assert 'bad point' in rig.said() and len(server.requests) <= 12
 
 
+def test_a_tick_that_a_server_chokes_on_does_not_block_the_others_for_ever():
+    class Choking(InfluxStandin):
+        def reply(self, request):
+            if b'[13000, ' in request.body:
+                return 500, {}, b'panic'
+            return InfluxStandin.reply(self, request)
+    with Choking() as server:
+        with influx(server, flush=20) as rig:
+            rig.tick(*range(1, 21))
+            count = rig.settled()
+            assert (count['acknowledged'], count['quarantined']) == (19, 1) and 'refused: HTTP 500: panic' in rig.said()
+        assert times(server) == [n * 1000 for n in range(1, 21) if n != 13]
+
+
+@pytest.mark.parametrize('status', [500, 503])
+def test_a_server_that_is_broken_for_a_day_is_no_reason_to_drop(status):
+    with InfluxStandin() as server:
+        with influx(server) as rig:
+            server.answer(status, {}, b'sick', times=200)
+            rig.tick(*range(1, 41))
+            rig.until(lambda: len(server.requests) > 150)
+            assert rig.adds_up()['quarantined'] == 0
+            assert rig.settled(20)['acknowledged'] == 40
+        assert times(server) == [n * 1000 for n in range(1, 41)]
+
+
 def test_a_body_that_is_too_large_goes_in_smaller_ones():
     class Small(InfluxStandin):
         def reply(self, request):

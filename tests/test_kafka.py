@@ -293,6 +293,30 @@ def test_a_number_that_may_be_taken_is_not_used_for_other_records(code, times):
             assert len(ticks(cluster)) == 4 and (count['acknowledged'], count['quarantined']) == (3, 1)
 
 
+@pytest.mark.parametrize('code', [-1, 2])
+def test_a_broker_that_is_sick_for_hours_is_no_reason_to_drop(code):
+    with KafkaStandin() as cluster:
+        with Rig('kafka', brokers=cluster.address) as rig:
+            cluster.fail('produce', code, times=300)
+            rig.tick(*range(1, 11))
+            rig.until(lambda: len(cluster.asked('produce')) > 250, 20)
+            assert rig.adds_up()['quarantined'] == 0
+            assert rig.settled(20)['acknowledged'] == 10
+        assert ticks(cluster) == list(range(1, 11)) and cluster.complaints == []
+
+
+def test_batches_do_not_stay_small_after_one_that_was_too_large():
+    with KafkaStandin() as cluster:
+        cluster.max_message_bytes = 2000
+        with Rig('kafka', brokers=cluster.address, flush=100) as rig:
+            rig.tick(*range(1, 101))
+            rig.settled()
+            before = len(cluster.asked('produce'))
+            rig.tick(*range(101, 201))
+            assert rig.settled()['acknowledged'] == 200
+        assert ticks(cluster) == list(range(1, 201)) and len(cluster.asked('produce')) - before < 60
+
+
 def test_a_topic_that_is_made_anew_with_fewer_partitions_is_written_to():
     with KafkaStandin(topics={'statbadger': 12}) as cluster:
         with Rig('kafka', brokers=cluster.address) as rig:
