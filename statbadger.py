@@ -3627,6 +3627,7 @@ class Kafka:
         self.bootstrap = [host_and_port(place) for place in options.brokers.split(',')]
         self.brokers, self.leaders, self.counts, self.asked = {}, {}, {}, {}
         self.open, self.failed, self.correlation, self.pause = {}, set(), 0, 0.0
+        self.locked_out = False                 # whether a broker does not take our login
 
     # batches
 
@@ -3845,6 +3846,7 @@ class Kafka:
         order = sorted(places, key=lambda place: (
             place in self.failed, place not in self.open,
             crc32c_rest(dice + place_text(*place).encode('utf-8', 'replace'), 0)))
+        troubles = []
         for place in order:
             try:
                 broker = yield from self.connected(place)
@@ -3852,15 +3854,16 @@ class Kafka:
                     b'\0\0\0\1',                # topics
                     kafka_text(topic),
                     b'\1')))                    # allow_auto_topic_creation
-                self.learn(reply, topic)
-                self.failed.discard(place)
-                return
             except OSError as error:
-                trouble = error
+                troubles.append(error)
                 self.failed.add(place)
-                if getattr(error, 'wait', 0):
+                if self.locked_out:             # so it would be at the others
                     break
-        raise trouble
+                continue
+            self.failed.discard(place)
+            self.learn(reply, topic)
+            return
+        raise min(troubles, key=lambda trouble: getattr(trouble, 'wait', 0))
 
     def learn(self, reply, topic):
         """Takes a Metadata reply in; raises Later when it has no use of the topic."""
@@ -3935,7 +3938,7 @@ class Kafka:
         any header."""
         wrapped = (SASL_AUTHENTICATE in broker.apis
                    and broker.apis.get(SASL_HANDSHAKE, (0, 0))[1] > 0)
-        mechanism, now = self.options.sasl.upper(), (yield Now())
+        mechanism, now, self.locked_out = self.options.sasl.upper(), (yield Now()), True
         reply = yield from self.ask(broker, SASL_HANDSHAKE, int(wrapped), kafka_text(mechanism))
         code = reply.int16()
         if code:
@@ -3957,6 +3960,7 @@ class Kafka:
             if not scram.proves(answer):
                 raise Later('%s:%d: wrong user name or password, or not the server it claims to '
                             'be' % broker.place, CREDENTIALS_PAUSE)
+        self.locked_out = False
         if broker.ends:                         # so far the length of a session
             broker.ends = now + broker.ends * KAFKA_SESSION
 

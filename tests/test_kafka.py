@@ -482,6 +482,23 @@ def test_the_first_bootstrap_broker_that_answers_is_enough():
         assert rig.log == []
 
 
+def test_a_bootstrap_broker_that_is_too_old_does_not_hide_one_that_is_not():
+    with KafkaStandin(versions='0.10.2') as old, KafkaStandin() as cluster:
+        for _ in range(6):
+            with Rig('kafka', brokers='%s,%s' % (old.address, cluster.address)) as rig:
+                rig.tick(1)
+                assert rig.settled()['acknowledged'] == 1
+            assert not [s for s in rig.clock.skipped if s > 5]
+
+
+def test_a_wrong_password_is_tried_at_one_broker_only():
+    with KafkaStandin(brokers=3, sasl=['PLAIN'], users={'u': 'right'}) as cluster:
+        with Rig('kafka', brokers=cluster.address, sasl='plain', username='u', password='wrong') as rig:
+            rig.tick(1)
+            rig.until(lambda: rig.log)
+            assert len(cluster.asked('sasl_authenticate')) == 1
+
+
 def test_a_leader_that_cannot_be_reached_is_named_with_its_address():
     with KafkaStandin(brokers=2, topics={'statbadger': 1}) as cluster:
         cluster.move_leader('statbadger', 0, 2)
