@@ -790,10 +790,10 @@ def url(value):
     """An http or https URL without name and password."""
     value = text(value)
     try:
-        login = url_parts(value)[1]
+        url_parts(value)
     except ValueError:
         raise ValueError('a URL such as "http://10.0.0.9:8086", without ? and #')
-    if login:
+    if '@' in value.partition('://')[2].partition('/')[0]:
         raise ValueError('a URL without name and password: they have options of their own')
     return value
 
@@ -2766,7 +2766,7 @@ class Scram:
     password."""
 
     def __init__(self, algorithm, username, password, nonce):
-        self.algorithm, self.nonce = algorithm, nonce
+        self.algorithm, self.nonce, self.expected = algorithm, nonce, None
         self.password = password.encode('utf-8', 'replace')
         self.bare = 'n=%s,r=%s' % (username.replace('=', '=3D').replace(',', '=2C'), nonce)
         self.first = b'n,,' + self.bare.encode('utf-8', 'replace')
@@ -2796,7 +2796,7 @@ class Scram:
 
     def proves(self, answer):
         """Whether server-final-message shows that the server knows the password too."""
-        return scram_fields(answer).get('v') == self.expected
+        return self.expected is not None and scram_fields(answer).get('v') == self.expected
 
 
 def scram_fields(message):
@@ -3166,9 +3166,11 @@ def messages(options):
             TIME, time_text(frame.time_ms)).encode().splitlines()
     if options.format == 'graphite':
         lines = graphite_lines(options)
-        return lambda frame: [lines.text(frame).replace(TIME, time_text(frame.time_ms)).encode()]
+        return lambda frame: [text.encode() for text in [
+            lines.text(frame).replace(TIME, time_text(frame.time_ms))] if text]
     fields = Template(influx_fields(options.tags), VALUE + 'nan', keep)
-    return lambda frame: [influx_lines(fields.text(frame), frame.time_ms).encode()]
+    return lambda frame: [text.encode() for text in [
+        influx_lines(fields.text(frame), frame.time_ms)] if text]
 
 
 def filled(template, identity):
@@ -3525,11 +3527,18 @@ KAFKA_ERRORS = {
     100: ('UNKNOWN_TOPIC_ID', REFRESH),
 }
 KAFKA_ADVICE = {
+    2: 'an old broker says so when the topic is compacted, which needs a key',
     3: 'is the topic there, or may the broker create it?',
     29: 'need the right to write to it',
+    34: 'that port wants no login',
     32: 'the clocks of this host and the broker differ, or the ticks are too old',
     87: 'the topic may be compacted, which needs a key',
 }
+
+
+def kafka_meaning(code):
+    """(name, what it means for us) of an error code."""
+    return KAFKA_ERRORS.get(code, ('error %d' % code, AGAIN))
 
 
 def kafka_text(text):
@@ -3694,16 +3703,16 @@ class Kafka:
                 done = yield from self.attempt(batch)
                 if done is not None:
                     return done
-                trouble = Later('the producer id does not hold')
+                failure = Later('the producer id does not hold')
             except OSError as error:
-                trouble = error
+                failure = error
                 self.asked.clear()              # the leader may be another one now
                 for broker in list(self.open.values()) * (error.errno == errno.EPROTO):
                     yield from self.hang_up(broker)     # whatever it says makes no sense
-            if pause is None or getattr(trouble, 'wait', 0) or trouble.errno == errno.ETIME:
-                if getattr(trouble, 'suspect', False):
+            if pause is None or getattr(failure, 'wait', 0) or failure.errno == errno.ETIME:
+                if getattr(failure, 'suspect', False):
                     self.producer.forget()      # delivery may offer it in other pieces
-                raise trouble
+                raise failure
             yield Wait(pause)
 
     def attempt(self, batch):
@@ -3716,7 +3725,7 @@ class Kafka:
             return True
         again = flight.sent
         code, text = yield from self.send(flight)
-        name, what = KAFKA_ERRORS.get(code, ('error %d' % code, AGAIN))
+        what = kafka_meaning(code)[1]
         if what is STORED:
             producer.landed()
             return True
@@ -3743,9 +3752,8 @@ class Kafka:
 
     def words(self, topic, code, text=''):
         """`topic "stats": TOPIC_AUTHORIZATION_FAILED: need the right to write to it`"""
-        name = KAFKA_ERRORS.get(code, ('error %d' % code,))[0]
-        parts = ['topic %s: %s' % (json_text(topic), name), KAFKA_ADVICE.get(code, ''), text]
-        return ': '.join([part for part in parts if part])
+        head = 'topic %s: %s' % (json_text(topic), kafka_meaning(code)[0])
+        return ': '.join([part for part in (head, KAFKA_ADVICE.get(code, ''), text) if part])
 
     def encoded(self, batch):
         """The batch as a Flight, from now on the one on its way."""
@@ -3758,7 +3766,7 @@ class Kafka:
         if self.options.acks == 'all':
             number, epoch = yield from self.identified(where)
             sequence = producer.following.get(where, 0) if number >= 0 else -1
-        records = [(frame.time_ms, key or None, message) for frame, _, _, message in batch.messages]
+        records = [(entry[0].time_ms, key or None, entry[-1]) for entry in batch.messages]
         data = record_batch(records, self.options.codec == 'gzip', number, epoch, sequence)
         producer.flight = Flight(where, bool(key), data, sequence, len(records), batch.part())
         return producer.flight
@@ -3792,8 +3800,8 @@ class Kafka:
                 yield Say('not allowed to write idempotently: a batch may be stored twice')
                 number, epoch = -1, -1
             elif code or number < 0:
-                raise Later('no producer id: %s' % KAFKA_ERRORS.get(code, ('error %d' % code,))[0],
-                            CREDENTIALS_PAUSE * (KAFKA_ERRORS.get(code, ('', ''))[1] is FATAL))
+                name, what = kafka_meaning(code)
+                raise Later('no producer id: ' + name, CREDENTIALS_PAUSE * (what is FATAL))
             producer.id, producer.epoch = number, epoch
         return producer.id, producer.epoch
 
@@ -3846,7 +3854,7 @@ class Kafka:
         order = sorted(places, key=lambda place: (
             place in self.failed, place not in self.open,
             crc32c_rest(dice + place_text(*place).encode('utf-8', 'replace'), 0)))
-        troubles = []
+        failures = []
         for place in order:
             try:
                 broker = yield from self.connected(place)
@@ -3855,7 +3863,9 @@ class Kafka:
                     kafka_text(topic),
                     b'\1')))                    # allow_auto_topic_creation
             except OSError as error:
-                troubles.append(error)
+                if error.errno == errno.ECONNRESET and not self.options.sasl:
+                    error.strerror += ' (does that port want "sasl"?)'
+                failures.append(error)
                 self.failed.add(place)
                 if self.locked_out:             # so it would be at the others
                     break
@@ -3863,7 +3873,7 @@ class Kafka:
             self.failed.discard(place)
             self.learn(reply, topic)
             return
-        raise min(troubles, key=lambda trouble: getattr(trouble, 'wait', 0))
+        raise min(failures, key=lambda failure: getattr(failure, 'wait', 0))
 
     def learn(self, reply, topic):
         """Takes a Metadata reply in; raises Later when it has no use of the topic."""
@@ -3877,7 +3887,7 @@ class Kafka:
                 self.leaders.update([((topic, n), leader) for n, leader in parts])
                 return
             if name == topic:
-                fatal = KAFKA_ERRORS.get(code, ('', ''))[1] is FATAL
+                fatal = kafka_meaning(code)[1] is FATAL
                 raise Later(self.words(topic, code or 3), CREDENTIALS_PAUSE * fatal)
         raise Later(self.words(topic, 3))
 
@@ -3942,10 +3952,11 @@ class Kafka:
         reply = yield from self.ask(broker, SASL_HANDSHAKE, int(wrapped), kafka_text(mechanism))
         code = reply.int16()
         if code:
-            offered = ', '.join(reply.array(reply.text)) if code == 33 else ''
+            advice = ': ' + KAFKA_ADVICE[code] if code in KAFKA_ADVICE else ''
+            if code == 33:
+                advice = ', need one of ' + ', '.join(reply.array(reply.text))
             raise Later('%s:%d: SASL %s: %s%s' % (broker.place + (
-                mechanism, KAFKA_ERRORS.get(code, ('error %d' % code,))[0],
-                ', need one of ' + offered if offered else '')), CREDENTIALS_PAUSE)
+                mechanism, kafka_meaning(code)[0], advice)), CREDENTIALS_PAUSE)
         token = self.wrapped_token if wrapped else self.bare_token
         username, password = self.options.username, self.options.password
         if mechanism == 'PLAIN':                # RFC 4616
@@ -3955,8 +3966,9 @@ class Kafka:
             dice = yield Random(18)
             scram = Scram(mechanism[6:].replace('-', '').lower(), username, password,
                           base64_text(dice))
-            challenge = yield from token(broker, scram.first)
-            answer = yield from token(broker, scram.final(challenge))
+            challenge = answer = yield from token(broker, scram.first)
+            if not challenge.startswith(b'e='):
+                answer = yield from token(broker, scram.final(challenge))
             if not scram.proves(answer):
                 raise Later('%s:%d: wrong user name or password, or not the server it claims to '
                             'be' % broker.place, CREDENTIALS_PAUSE)
@@ -4070,11 +4082,17 @@ def kafka_partition(reply):
 
 
 def kafka_link(options):
+    """Where brokers are: every link is dialled by the dialogue."""
     if options.sasl and not (options.username and options.password):
         raise ValueError('found "sasl" without username and password, need both')
     if not options.sasl and (options.username or options.password):
         raise ValueError('found username or password without "sasl", need plain, scram-sha-256 or '
                          'scram-sha-512')
+    if options.sasl.startswith('scram'):
+        try:
+            import hashlib
+        except ImportError as error:
+            raise lacking(error)
     check_messages(options)
     return ('tcp', options.brokers, 0, tls_files(options, options.tls))
 
@@ -4313,7 +4331,10 @@ class SecureLink(StreamLink):
                 if not self.pull():
                     wait_for(self.fd, select.POLLIN, deadline)
             except (self.ssl.SSLError, ValueError) as error:
-                self.flush(deadline)            # the alert that tells the peer why
+                try:
+                    self.flush(deadline)        # the alert that tells the peer why
+                except OSError:
+                    pass                        # it is gone: what was wrong counts
                 raise tls_trouble(error)
 
     def flush(self, deadline):
@@ -4387,7 +4408,9 @@ def tls_trouble(error):
     words = 'TLS: ' + str(reason).replace('_', ' ').lower()
     if isinstance(error, ssl.CertificateError) or 'verify failed' in words:
         return Later('the certificate of the peer is refused: ' + words, CREDENTIALS_PAUSE)
-    if 'wrong version number' in words:
+    if 'alert' in words and 'certificate' in words:
+        words += ': does it want another one of ours (tls_cert)?'
+    if 'wrong version number' in words or 'tkt nyv' in words:   # its number's old name, on 3.6
         words += ': is there TLS on that port?'
     return OSError(errno.EPROTO, words)
 
@@ -4407,9 +4430,11 @@ class Contexts:
                 self.known[tls] = when, tls_context(*tls)
             return self.known[tls][1]
         except (OSError, ValueError) as error:
-            raise Later('TLS: the files %s cannot be used: %s' % (
+            raise Later('TLS: the files %s cannot be used: %s%s' % (
                 ', '.join(path for path in tls[:3] if path) or 'of CAs of this host',
-                error.strerror if hasattr(error, 'strerror') else error), CREDENTIALS_PAUSE)
+                getattr(error, 'reason', None) or getattr(error, 'strerror', None) or error,
+                ' (need the key of that certificate, without a password)' if tls[1] else ''),
+                MISSING_PAUSE)
 
 
 def tls_context(ca, cert, key, verify):
@@ -4604,8 +4629,8 @@ class HttpLink:
         headers = {key.lower(): value for key, value in response.getheaders()}
         try:
             body = self.body_of(response)
-            self.again = (response.isclosed() and not response.will_close and not self.link.buffer
-                          and self.wire.connection.sock is self.wire)
+            self.again = (response.isclosed() and not response.will_close
+                          and self.wire.connection.sock is self.wire and not self.wire.more())
         except OSError:
             if response.status < 300 or response.status in (400, 422):  # there the body matters
                 raise
@@ -4645,7 +4670,7 @@ class Wire:
 
     def __init__(self, link, through):
         self.link, self.through, self.deadline, self.heard = link, through, 0.0, 0
-        self.connection, self.reader, self.in_head = None, None, False
+        self.connection, self.reader, self.in_head, self.over = None, None, False, False
 
     def add_parent(self, director):
         pass
@@ -4653,7 +4678,7 @@ class Wire:
     def http_open(self, request):
         connection = self.connection
         selector = request.full_url if self.through else request.selector
-        self.reader, self.in_head = KeptReader(WireReader(self)), True
+        self.reader, self.in_head, self.over = KeptReader(WireReader(self)), True, False
         try:
             connection.request(request.get_method(), selector, request.data,
                                dict(request.header_items()))
@@ -4672,6 +4697,11 @@ class Wire:
 
     def sendall(self, data):
         self.link.send(data, self.deadline)
+
+    def more(self):
+        """Whether bytes have come that belong to no answer."""
+        self.over = True
+        return bool(self.link.buffer or self.reader.peek(1))
 
     def makefile(self, mode):
         return self.reader
@@ -4699,6 +4729,8 @@ class WireReader(io.RawIOBase):
         return True
 
     def readinto(self, out):
+        if self.wire.over:
+            return 0
         left(self.wire.deadline)                # also for a peer that talks on and on
         try:
             data = self.wire.link.until(lambda data: min(len(data), len(out)) or None,
@@ -4931,7 +4963,7 @@ class Exchange:
             answer = link.exchange(step, self.deadline)
         except OSError as error:
             self.shut(link)
-            if fresh or link.heard or not isinstance(error, (ConnectionError, BrokenPipeError)):
+            if fresh or link.heard or not isinstance(error, ConnectionError):
                 raise
             return self.request(step)
         if not link.again:
@@ -5213,6 +5245,8 @@ class Cursor:
         gone = self.frames[start:end]
         del self.frames[start:end]
         self.count[why] += len(gone)
+        for frame in gone:
+            self.rejected.pop(frame.seq, None)
         self.spool.release(gone)
 
     def done(self, n):

@@ -465,7 +465,9 @@ def test_line_protocol_leaves_holes_out_and_lines_without_fields():
     hole = READS[:6] + (HOLE,)
     assert influx(hole, ('disk', 'writes', '', COUNTER, ('device',), ('sda',), 2), identity=identity(
         datacenter='', region='', zone='', cluster='', ipv4='', hostname='h')) == 'disk,device=sda,host=h writes=2.0 1429628878000\n'
-    assert influx(hole, USER).count('\n') == 1 and influx(hole) == '' == influx(USER, blacklist=['*'])
+    assert influx(hole, USER).count('\n') == 1
+    for form in ('influx', 'graphite', 'flat'):             # nothing to say is no message
+        assert formatted(form, frame(hole)) == [] == formatted(form, frame(USER), blacklist=['*'])
 
 
 def parsed(line):

@@ -182,6 +182,17 @@ def test_answers_that_are_none_mean_no_and_cost_no_more_than_the_timeout(how):
         assert times(server)[:1] == [1000]
 
 
+def test_bytes_that_belong_to_no_answer_end_the_connection():
+    with InfluxStandin() as server:
+        with influx(server) as rig:
+            server.answer(raw=b'HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 400 Bad\r\n\r\n')
+            rig.tick(1)
+            rig.settled()
+            rig.tick(2)
+            assert rig.settled()['acknowledged'] == 2
+        assert server.connections == 2 and rig.log == []
+
+
 @pytest.mark.parametrize('hint', [b'HTTP/1.1 103 x\r\nConnection: close\r\n\r\n', b'HTTP/1.0 103 x\r\n\r\n',
                                   b'HTTP/1.1 101 x\r\nConnection: close\r\n\r\n'])
 def test_nothing_is_ever_sent_but_over_the_link(hint):
@@ -435,7 +446,7 @@ def test_a_server_that_repeats_what_it_was_sent_makes_no_secret_known():
 
 
 @pytest.mark.parametrize('options, need', [
-    ({'url': 'localhost:8086'}, 'a URL such as'), ({'url': 'http://u:pass-w@h'}, 'options of their own'),
+    ({'url': 'localhost:8086'}, 'a URL such as'), ({'url': 'http://u:pass-w@h'}, 'options of their own'), ({'url': 'http://@h'}, 'options of their own'),
     ({'url': 'http://h/a?b=c'}, 'a URL such as'), ({'proxy': 'socks5://h:1'}, '"http://10.0.0.3:3128"'),
     ({'headers': {'a b': 'x'}}, 'an object of headers'), ({'headers': {'Content-length': '5'}}, 'other than content-length'),
     ({'headers': {'A': 'pass-w\r\nB: c'}}, 'an object of headers'),

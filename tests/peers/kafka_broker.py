@@ -405,7 +405,8 @@ def batches(shallow, deep):
     """The batches in what DumpLogSegments wrote without and with --deep-iteration, in order.
 
     A batch is a dict with the names of the tool: baseOffset, lastOffset, count, baseSequence, producerId,
-    producerEpoch, CreateTime or LogAppendTime, magic, compresscodec, crc, isvalid, file and more, numbers as int.
+    producerEpoch, CreateTime or LogAppendTime, magic, compresscodec, crc, isvalid, file and more, numbers as
+    int.
     Its 'records' are dicts too: offset, CreateTime, sequence, headerKeys, key, payload and more, the last two
     as text. An outer message from before there were batches is taken for one.
     """
