@@ -3644,7 +3644,7 @@ class Kafka:
         """Stores the messages of the frames in as few batches as they fit in; each frame is done
         when all of it is stored."""
         options, producer, batch = self.options, self.producer, None
-        yield from self.settle()
+        yield from self.settle(kafka_topic(options.topic, frames[0].identity))
         for i, frame in enumerate(frames):
             topic = kafka_topic(options.topic, frame.identity)
             key = filled(options.key, frame.identity)
@@ -3662,9 +3662,9 @@ class Kafka:
             yield from self.store(batch)
         yield Done(len(frames))
 
-    def settle(self):
+    def settle(self, topic):
         """What may have been stored when the last dialogue broke off goes again as it is, whatever
-        is offered now: then it is known."""
+        is offered now: then it is known. topic: of what is offered."""
         flight = self.producer.flight
         if self.options.acks == '0':            # what was sent may be meant to go again
             self.producer.part = '', 0, 0
@@ -3675,6 +3675,10 @@ class Kafka:
                 yield from self.produce(None)
             except Refused:
                 pass                            # it was not stored
+            except OSError:
+                if flight.where[0] == topic:
+                    raise
+                self.producer.forget()          # a reload chose another topic: that one may be gone
 
     def store(self, batch):
         """Stores a batch; what is too large goes in halves, and a message that is too large alone

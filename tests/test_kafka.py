@@ -353,6 +353,22 @@ def test_a_reload_does_not_forget_what_is_on_its_way(changed):
         assert cluster.complaints == []
 
 
+def test_a_reload_to_another_topic_does_not_wait_for_the_one_that_is_gone():
+    with KafkaStandin() as cluster:
+        with Rig('kafka', brokers=cluster.address) as rig:
+            rig.tick(1)
+            rig.settled()
+            cluster.fail('produce', 7, times=20)
+            rig.tick(2)
+            rig.until(lambda: rig.sender.failures)
+            with cluster.lock:
+                del cluster.topics['statbadger']
+                cluster.denied.add('statbadger')
+            rig.renew(brokers=cluster.address, topic='other')
+            assert rig.settled()['acknowledged'] == 2
+        assert ticks(cluster, 'other') == [2]
+
+
 def test_what_the_spool_drops_while_a_batch_is_on_its_way_doubles_nothing():
     with KafkaStandin() as cluster:
         with Rig('kafka', most=6000, brokers=cluster.address, flush=5) as rig:
