@@ -4382,8 +4382,8 @@ class SecureLink(StreamLink):
             raise Closed()
 
     def introduced(self, deadline):
-        """In TLS 1.3 a peer that does not like our certificate says so only after the handshake:
-        its first word, mostly a session ticket, is waited for a moment."""
+        """In TLS 1.3 a peer that misses a certificate of ours, or does not like it, says so only
+        after the handshake: its first word, mostly a session ticket, is waited for a moment."""
         try:
             if self.tls.version() == 'TLSv1.3' and not self.pull():
                 wait_for(self.fd, select.POLLIN, min(deadline, time.monotonic() + FAREWELL))
@@ -4797,12 +4797,11 @@ class Opener:
             link.close()
             raise
         link = SecureLink(link, context, host.rstrip('.'), deadline)
-        if tls[1]:
-            try:
-                link.introduced(deadline)
-            except OSError:
-                link.close()
-                raise
+        try:
+            link.introduced(deadline)
+        except OSError:
+            link.close()
+            raise
         return link
 
     def web(self, url, tls, proxy, timeout, deadline):

@@ -27,7 +27,7 @@ for minor in 6 7 8 9 10 11 12 13 14; do
         touch "$venv/done"
     fi
     echo "== Python 3.$minor: $found"
-    "$venv/bin/python" -W error::DeprecationWarning:statbadger -m pytest -q -p no:cacheprovider -n 6 --ignore=tests/peers tests "$@" || failed="$failed 3.$minor"
+    "$venv/bin/python" -W error::DeprecationWarning:statbadger -m pytest -q -p no:cacheprovider -n 8 --ignore=tests/peers tests "$@" || failed="$failed 3.$minor"
     ran="$ran 3.$minor"
 done
 echo "== ran on:$ran; failed on:${failed:- none}"

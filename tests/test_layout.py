@@ -19,8 +19,11 @@ def sections():
     return [(i, int(m.group(1)), m.group(2)) for i, m in matches if m]
 
 
+SECTIONS = sections()
+
+
 def floor(line):
-    return max((start, number) for start, number, name in sections() if start <= max(line, 2))[1]
+    return max((start, number) for start, number, name in SECTIONS if start <= max(line, 2))[1]
 
 
 def definitions():
