@@ -3251,8 +3251,8 @@ MESSAGE_OPTIONS = [
 
 def lacking(error):
     """A ValueError that says which module this Python was built or packed without."""
-    return ValueError('found no module %s in this Python, need it (Debian: package python3, not '
-                      'only python3-minimal)' % error.name)
+    return ValueError('found "%s", need a Python that has it (Debian: package python3, not only '
+                      'python3-minimal)' % error)
 
 
 def tls_files(options, on):

@@ -12,6 +12,7 @@ import time
 import pytest
 import statbadger
 from conftest import PROGRAM, clean_environment
+from standins import KafkaStandin
 
 pytestmark = pytest.mark.filterwarnings('ignore:This process .* is multi-threaded:DeprecationWarning')    # forked()
 LACKING = ('json', 'http', 'hmac', 'queue', 'shutil', 'gzip', 'uuid', 'resource', 'difflib', 'ctypes', 'dataclasses',
@@ -410,6 +411,18 @@ def test_a_minimal_interpreter_is_enough(bare, flags, count):
     code, out, err = sh('"$P" "$B" ' + flags, env=bare)
     assert (code, err) == (0, '') and out
     assert count is None or len(lines(out)) == count
+
+
+def test_a_minimal_interpreter_is_enough_for_kafka_also_with_a_login_and_gzip(bare):
+    with KafkaStandin(sasl=['SCRAM-SHA-512'], users={'u': 'secret'}) as cluster:
+        code, out, err = sh('"$P" "$B" -m load -n 2 -i 0.1 -e kafka,codec=gzip,sasl=scram-sha-512,username=u,'
+                            'password=secret,brokers=%s' % cluster.address, env=bare)
+        assert (code, out, err) == (0, '', '') and len(cluster.values('statbadger')) == 2
+
+
+def test_an_emitter_that_needs_more_of_python_says_what_is_missing(bare):
+    code, out, err = sh('"$P" "$B" -e influxdb08 --check', env=bare)
+    assert (code, out, err.count('\n')) == (2, '', 1) and 'python3' in err and 'http' in err
 
 
 def test_a_minimal_interpreter_reports_mistakes_in_one_line_too(bare):
