@@ -866,7 +866,8 @@ def test_answers_that_get_lost_double_nothing_and_a_cold_start_is_waited_for(tls
 
 def test_ticks_that_piled_up_while_the_broker_was_away_all_arrive_once_and_in_order(tls, tmp_path):
     """It is there late, then away in good order for eight seconds, then killed: fifty ticks a second all the
-    while. With less than acks all a tick may arrive twice, yet none is lost."""
+    while. With acks 1 a tick may arrive twice, yet none is lost; with acks 0 a broker that comes up closes on what it
+    is sent too early, and nobody knows how much that was: what flows before and after is there."""
     broker = KafkaBroker(tmp_path / 'kafka', tls=tls)
     place = '127.0.0.1:%d' % broker.plaintext
     emitters = {acks: {'type': 'kafka', 'brokers': place, 'topic': acks, 'acks': acks}
@@ -878,7 +879,7 @@ def test_ticks_that_piled_up_while_the_broker_was_away_all_arrive_once_and_in_or
     def caught_up():
         n = len(agent.lines())
         until(lambda: len(set(emitters) & set(broker.topics())) == 3, 'the topics')
-        for topic in emitters:
+        for topic in ('all', '1'):
             broker.read_back(topic, at_least=n, timeout=60)
     with agent:
         agent.until_ticks(100)
@@ -903,7 +904,8 @@ def test_ticks_that_piled_up_while_the_broker_was_away_all_arrive_once_and_in_or
                 found = set(values(broker.read_back(topic)))
                 assert found.issubset(lines)
                 missing[topic] = [i for i, line in enumerate(lines) if line not in found]
-            assert missing == {'1': [], '0': []}, (ends, len(lines), errors)
+            assert missing['1'] == [], (ends, len(lines), errors)
+            assert len(lines) - 1 not in missing['0'] and ends[0] - 20 not in missing['0'], (ends, missing['0'])
 
 
 # -- a cluster -------------------------------------------------------------------------------------
