@@ -6547,6 +6547,7 @@ def shed(arguments):
     except (OSError, ValueError):
         return
     os.environ['MALLOC_ARENA_MAX'] = '1'
+    os.environ['MALLOC_MMAP_THRESHOLD_'] = '65536'  # the texts of a tick go back to the kernel
     held = (_signal.SIGHUP, _signal.SIGTERM, _signal.SIGINT)
     before = _signal.pthread_sigmask(_signal.SIG_BLOCK, held)       # a SIGHUP in between would kill
     try:
