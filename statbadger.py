@@ -2556,22 +2556,20 @@ class Parts:
 UNRESERVED = frozenset('abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~')
 
 
+def utf8(text):
+    """The bytes of a text from outside; what was no UTF-8 there, and stands as surrogates, as ?."""
+    return text.encode('utf-8', 'replace')
+
+
 def percent_encoded(text):
     """The text for a URL: all but unreserved characters as %XX of their UTF-8 (RFC 3986, 2.1)."""
-    return ''.join([chr(b) if chr(b) in UNRESERVED else '%%%02X' % b
-                    for b in text.encode('utf-8', 'replace')])
+    return ''.join([chr(b) if chr(b) in UNRESERVED else '%%%02X' % b for b in utf8(text)])
 
 
-def percent_decoded(text):
-    """The text with its %XX as characters of UTF-8; what is no such thing stays."""
-    parts = text.encode('utf-8', 'replace').split(b'%')
-    out = parts[0]
-    for part in parts[1:]:
-        digits = part[:2].decode('ascii', 'replace')
-        out += (bytes([int(digits, 16)]) + part[2:]
-                if len(digits) == 2 and not digits.strip('0123456789abcdefABCDEF')
-                else b'%' + part)
-    return out.decode('utf-8', 'replace')
+def login_of(url):
+    """`name:password` of a URL, its %XX decoded, or ''."""
+    from urllib.parse import unquote
+    return unquote(url_parts(url)[1])
 
 
 def base64_text(data):
@@ -2582,7 +2580,7 @@ def base64_text(data):
 
 def basic(login):
     """The header's value for `name:password` (RFC 7617)."""
-    return 'Basic ' + base64_text(login.encode('utf-8', 'replace'))
+    return 'Basic ' + base64_text(utf8(login))
 
 
 def gzipped(data):
@@ -2767,9 +2765,9 @@ class Scram:
 
     def __init__(self, algorithm, username, password, nonce):
         self.algorithm, self.nonce, self.expected = algorithm, nonce, None
-        self.password = password.encode('utf-8', 'replace')
-        self.bare = 'n=%s,r=%s' % (username.replace('=', '=3D').replace(',', '=2C'), nonce)
-        self.first = b'n,,' + self.bare.encode('utf-8', 'replace')
+        self.password = utf8(password)
+        self.bare = utf8('n=%s,r=%s' % (username.replace('=', '=3D').replace(',', '=2C'), nonce))
+        self.first = b'n,,' + self.bare
 
     def final(self, challenge):
         """client-final-message for server-first-message, both bytes."""
@@ -2787,7 +2785,7 @@ class Scram:
         salted = hashlib.pbkdf2_hmac(self.algorithm, self.password, salt, int(rounds))
         key = hmac(self.algorithm, salted, b'Client Key')
         tail = 'c=biws,r=' + nonce
-        words = b','.join((self.first[3:], challenge, tail.encode()))
+        words = b','.join((self.bare, challenge, tail.encode()))
         signed = hmac(self.algorithm, hashlib.new(self.algorithm, key).digest(), words)
         proof = base64_text(bytes([a ^ b for a, b in zip(key, signed)]))
         self.expected = base64_text(hmac(
@@ -2895,6 +2893,11 @@ def frame_values(frame):
     return values
 
 
+def at_time(text, time_ms):
+    """The text of a Template with the time in it, in seconds."""
+    return text.replace(TIME, time_text(time_ms))
+
+
 def percents(text):
     """The text, safe in a % template."""
     return text.replace('%', '%%')
@@ -2938,6 +2941,10 @@ def payload_lines(layout, identity, forms):
     for series, form in zip(layout, forms):
         yield '{%s: {"value": %s, "units": %s}},\n' % (
             percents(json_text(series.flat)), form, percents(json_text(series.unit)))
+
+
+FLAT_KEYS = IDENTITY_KEYS + ('timestamp', 'metric', 'value', 'units', 'device', 'interface', 'cpu',
+                             'mount', 'group', 'thread', 'container')
 
 
 def flat_lines(tags):
@@ -3048,7 +3055,7 @@ def influx_text(text, special):
     """The text with a backslash before the special characters; what would end the line, or escape
     what follows, becomes _."""
     text = ''.join([c if c >= ' ' and c != '\x7f' else '_' for c in text])
-    text = text.encode('utf-8', 'replace').decode()     # what was no UTF-8 stands as surrogates
+    text = utf8(text).decode()
     if text.endswith('\\'):
         text = text[:-1] + '_'
     return ''.join(['\\' + c if c in special else c for c in text])
@@ -3162,15 +3169,17 @@ def messages(options):
         return lambda frame: [payload.text(frame).rstrip('\n').encode()]
     if options.format == 'flat':
         flat = Template(flat_lines(options.tags), '"value": nan,', keep)
-        return lambda frame: flat.text(frame).replace(
-            TIME, time_text(frame.time_ms)).encode().splitlines()
+        return lambda frame: at_time(flat.text(frame), frame.time_ms).encode().splitlines()
     if options.format == 'graphite':
         lines = graphite_lines(options)
-        return lambda frame: [text.encode() for text in [
-            lines.text(frame).replace(TIME, time_text(frame.time_ms))] if text]
+        return lambda frame: unless_empty(at_time(lines.text(frame), frame.time_ms))
     fields = Template(influx_fields(options.tags), VALUE + 'nan', keep)
-    return lambda frame: [text.encode() for text in [
-        influx_lines(fields.text(frame), frame.time_ms)] if text]
+    return lambda frame: unless_empty(influx_lines(fields.text(frame), frame.time_ms))
+
+
+def unless_empty(text):
+    """[the text's bytes], or [] when there is nothing to say."""
+    return [text.encode()] if text else []
 
 
 def filled(template, identity):
@@ -3247,6 +3256,13 @@ MESSAGE_OPTIONS = [
            'With "format": "graphite": first part of every path'),
     Option('tagged', boolean, False, 'With "format": "graphite": tags instead of a path'),
 ]
+
+
+def check_tags(tags, taken, why):
+    """Raises ValueError when a tag would hide what is sent under that name."""
+    both = sorted(set(taken).intersection(tags))
+    if both:
+        raise ValueError('found a tag %s, need another name: %s' % (json_text(both[0]), why))
 
 
 def lacking(error):
@@ -3403,13 +3419,13 @@ def graphite(options, memory):
 
 def graphite_plain(text, time_ms):
     """([bytes of whole lines], 0)"""
-    return [text.replace(TIME, time_text(time_ms)).encode()], 0
+    return [at_time(text, time_ms).encode()], 0
 
 
 def graphite_datagrams(text, time_ms):
     """([bytes of whole lines that fit a frame], how many lines fit none: refused here, for they
     would be lost on the way)"""
-    texts, long = datagrams(text.replace(TIME, time_text(time_ms)), DATAGRAM)
+    texts, long = datagrams(at_time(text, time_ms), DATAGRAM)
     return [text.encode() for text in texts], long
 
 
@@ -3428,10 +3444,7 @@ def graphite_pickles(text, time_ms):
 # -- influxdb08: InfluxDB 0.8 (influxdb.com/docs/v0.8, "Reading and writing data") ---------------
 
 def influxdb08_link(options):
-    for key in options.tags:
-        if key in INFLUX08_COLUMNS:
-            raise ValueError('found a tag %s, need another name: that column is there anyway' % (
-                json_text(key)))
+    check_tags(options.tags, INFLUX08_COLUMNS, 'that column is there anyway')
     return http_link(options)
 
 
@@ -3471,7 +3484,8 @@ KAFKA_PAUSES = (0, 0.1, 0.2, 0.4)       # between tries at once; after that deli
 KAFKA_SESSION = 0.85            # part of a session after which we log in again
 NO_PRODUCER = -1, -1, -1
 
-# What an error code of a broker means for us (org.apache.kafka.common.protocol.Errors).
+# What an error code of a broker means for us (org.apache.kafka.common.protocol.Errors). After any
+# failure the metadata is asked for anew; where nothing else will do, it is REFRESH.
 STORED, SPLIT, REFUSE, SUSPECT, REFRESH, AGAIN, ANEW, FATAL = (
     'stored', 'split', 'refuse', 'suspect', 'refresh', 'again', 'anew', 'fatal')
 KAFKA_ERRORS = {
@@ -3530,8 +3544,8 @@ KAFKA_ADVICE = {
     2: 'an old broker says so when the topic is compacted, which needs a key',
     3: 'is the topic there, or may the broker create it?',
     29: 'need the right to write to it',
-    34: 'that port wants no login',
     32: 'the clocks of this host and the broker differ, or the ticks are too old',
+    34: 'that port wants no login',
     87: 'the topic may be compacted, which needs a key',
 }
 
@@ -3545,6 +3559,11 @@ def kafka_text(text):
     """A text behind its 16-bit length."""
     data = text.encode()
     return struct.pack('>h', len(data)) + data
+
+
+def kafka_bytes(data):
+    """Bytes behind their 32-bit length."""
+    return struct.pack('>i', len(data)) + data
 
 
 def kafka_topic(template, identity):
@@ -3761,8 +3780,7 @@ class Kafka:
 
     def encoded(self, batch):
         """The batch as a Flight, from now on the one on its way."""
-        producer, topic = self.producer, batch.topic
-        key = batch.key.encode('utf-8', 'replace')
+        producer, topic, key = self.producer, batch.topic, utf8(batch.key)
         yield from self.know(topic)
         partition = yield from self.partition(topic, key)
         where = topic, partition
@@ -3827,7 +3845,7 @@ class Kafka:
                 1,                              # partitions
                 partition,                      # index
                 len(flight.data)),
-            flight.data))
+            flight.data))                       # up to 900 kB: not copied more often than needed
         version, flight.sent = min(PRODUCE_VERSIONS[1], broker.apis[PRODUCE][1]), True
         reply = yield from self.ask(broker, PRODUCE, version, body, acks != 0)
         if not acks:
@@ -3839,7 +3857,7 @@ class Kafka:
             for index, code, text in parts:
                 if (name, index) == flight.where:
                     return code, text
-        raise OSError(errno.EPROTO, '%s:%d: no word about what was sent' % broker.place)
+        raise at_place(OSError(errno.EPROTO, 'no word about what was sent'), broker.place)
 
     # the cluster
 
@@ -3857,7 +3875,7 @@ class Kafka:
         places = set(list(self.brokers.values()) + self.bootstrap)
         order = sorted(places, key=lambda place: (
             place in self.failed, place not in self.open,
-            crc32c_rest(dice + place_text(*place).encode('utf-8', 'replace'), 0)))
+            crc32c_rest(dice + utf8(place_text(*place)), 0)))
         failures = []
         for place in order:
             try:
@@ -3942,8 +3960,8 @@ class Kafka:
             lambda: (reply.int16(), reply.int16(), reply.int16()))}
         low, high = broker.apis.get(PRODUCE, (0, -1))
         if code or high < PRODUCE_VERSIONS[0] or low > PRODUCE_VERSIONS[1]:
-            raise Later('%s:%d: found Produce %d to %d, need %d to %d: Kafka 0.11 or newer' % (
-                broker.place + (low, high) + PRODUCE_VERSIONS), CREDENTIALS_PAUSE)
+            raise at_place(Later('found Produce %d to %d, need %d to %d: Kafka 0.11 or newer' % (
+                (low, high) + PRODUCE_VERSIONS), CREDENTIALS_PAUSE), broker.place)
         if self.options.sasl:
             yield from self.log_in(broker)
 
@@ -3959,13 +3977,12 @@ class Kafka:
             advice = ': ' + KAFKA_ADVICE[code] if code in KAFKA_ADVICE else ''
             if code == 33:
                 advice = ', need one of ' + ', '.join(reply.array(reply.text))
-            raise Later('%s:%d: SASL %s: %s%s' % (broker.place + (
-                mechanism, kafka_meaning(code)[0], advice)), CREDENTIALS_PAUSE)
+            raise at_place(Later('SASL %s: %s%s' % (mechanism, kafka_meaning(code)[0], advice),
+                                 CREDENTIALS_PAUSE), broker.place)
         token = self.wrapped_token if wrapped else self.bare_token
         username, password = self.options.username, self.options.password
         if mechanism == 'PLAIN':                # RFC 4616
-            yield from token(broker, b'\0'.join(
-                (b'', username.encode('utf-8', 'replace'), password.encode('utf-8', 'replace'))))
+            yield from token(broker, b'\0'.join((b'', utf8(username), utf8(password))))
         else:
             dice = yield Random(18)
             scram = Scram(mechanism[6:].replace('-', '').lower(), username, password,
@@ -3974,8 +3991,8 @@ class Kafka:
             if not challenge.startswith(b'e='):
                 answer = yield from token(broker, scram.final(challenge))
             if not scram.proves(answer):
-                raise Later('%s:%d: wrong user name or password, or not the server it claims to '
-                            'be' % broker.place, CREDENTIALS_PAUSE)
+                raise at_place(Later('wrong user name or password, or not the server it claims to '
+                                     'be', CREDENTIALS_PAUSE), broker.place)
         self.locked_out = False
         if broker.ends:                         # so far the length of a session
             broker.ends = now + broker.ends * KAFKA_SESSION
@@ -3983,23 +4000,22 @@ class Kafka:
     def wrapped_token(self, broker, token):
         """What SaslAuthenticate answers to a token."""
         version = min(1, broker.apis[SASL_AUTHENTICATE][1])
-        reply = yield from self.ask(broker, SASL_AUTHENTICATE, version,
-                                    struct.pack('>i', len(token)) + token)
+        reply = yield from self.ask(broker, SASL_AUTHENTICATE, version, kafka_bytes(token))
         code, text, answer = reply.int16(), reply.text(), reply.bytes()
         if code:
-            raise Later('%s:%d: %s' % (broker.place + (text or 'wrong user name or password',)),
-                        CREDENTIALS_PAUSE)
+            raise at_place(Later(text or 'wrong user name or password', CREDENTIALS_PAUSE),
+                           broker.place)
         broker.ends = reply.int64() / 1000.0 if version else 0      # session_lifetime_ms
         return answer
 
     def bare_token(self, broker, token):
         """What comes back for a token; a broker that does not like one closes without a word."""
         try:
-            yield Send(struct.pack('>i', len(token)) + token, broker.link)
+            yield Send(kafka_bytes(token), broker.link)
             return (yield from self.sized(broker.link))
         except ConnectionError:
-            raise Later('%s:%d: closed after the password: it may be wrong' % broker.place,
-                        MISSING_PAUSE)
+            raise at_place(Later('closed after the password: it may be wrong', MISSING_PAUSE),
+                           broker.place)
         except OSError as error:
             raise at_place(error, broker.place)
 
@@ -4097,18 +4113,9 @@ def kafka_link(options):
             import hashlib
         except ImportError as error:
             raise lacking(error)
-    check_messages(options)
+    if options.format == 'flat':
+        check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
     return ('tcp', options.brokers, 0, tls_files(options, options.tls))
-
-
-def check_messages(options):
-    """Raises ValueError when a tag would hide what is in a flat message anyway."""
-    taken = set(IDENTITY_KEYS + ('timestamp', 'metric', 'value', 'units', 'device', 'interface',
-                                 'cpu', 'mount', 'group', 'thread', 'container'))
-    both = sorted(taken.intersection(options.tags)) if options.format == 'flat' else ()
-    if both:
-        raise ValueError('found a tag %s, need another name: flat messages have that key anyway' % (
-            json_text(both[0])))
 
 
 @emitter('kafka', 'Apache Kafka 0.11 to 4.x, and what speaks like it', [
@@ -4173,10 +4180,9 @@ class StreamLink:
     """Owns one TCP connection, never blocking; close() gives it back. sent: bytes handed to the
     kernel so far; unheard: whether the last word was ours, and no answer to it has come; spoken:
     bytes that came in while nobody listened."""
+    buffer, sock, fd, sent, spoken, unheard = b'', None, -1, 0, 0, False
 
     def __init__(self, addresses, timeout, deadline):
-        self.buffer, self.sock, self.fd, self.sent, self.spoken = b'', None, -1, 0, 0
-        self.unheard = False
         for i, (family, kind, protocol, _, address) in enumerate(addresses):
             try:  # each address gets its part of the time that is left
                 part = time.monotonic() + left(deadline) / (len(addresses) - i)
@@ -4305,23 +4311,19 @@ class StreamLink:
 
 
 class SecureLink(StreamLink):
-    """TLS over a StreamLink, whose connection it takes over. OpenSSL works on memory only, so that
-    every wait is ours and has a deadline."""
+    """TLS over a StreamLink, whose connection it takes over once it is there. OpenSSL works on
+    memory only, so that every wait is ours and has a deadline."""
 
     def __init__(self, plain, context, name, deadline):
         import ssl                              # 1.4 MB, and hashlib 3.7
-        self.buffer, self.sock, self.fd, self.sent, self.spoken = b'', plain.sock, plain.fd, 0, 0
-        self.unheard, self.ssl = False, ssl
+        self.sock, self.fd, self.ssl = plain.sock, plain.fd, ssl
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname=name)
         try:
-            self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname=name)
             self.perform(deadline, self.tls.do_handshake)
-        except BaseException as error:
-            self.close()
-            if isinstance(error, ConnectionError):
-                raise OSError(errno.EPROTO,
-                              'closed in the TLS handshake: is there TLS on that port?')
-            raise
+        except ConnectionError:
+            raise OSError(errno.EPROTO, 'closed in the TLS handshake: is there TLS on that port?')
+        self.introduced(deadline)
 
     def perform(self, deadline, action, *given):
         """What the action of OpenSSL gives; bytes go both ways for as long as it wants some."""
@@ -4603,11 +4605,13 @@ class HttpLink:
     url: of the sink, its scheme and host included. login: 'name:password' for a proxy, or ''.
     through: whether the link leads to a proxy that wants the whole URL.
     """
+    unheard = False                             # every request was answered, or broke the link
 
     def __init__(self, link, url, login='', through=False):
         import http.client                      # 2 MB, and urllib.request 0.9
         import urllib.request
-        self.link, self.fd, self.url, self.broken = link, link.fd, url, http.client.HTTPException
+        self.link, self.fd, self.broken = link, link.fd, http.client.HTTPException
+        self.url = url.rstrip('/')
         self.headers = {'Host': url.partition('://')[2].partition('/')[0]}
         if login and through:
             self.headers['Proxy-Authorization'] = basic(login)
@@ -4655,10 +4659,6 @@ class HttpLink:
     @property
     def heard(self):
         return self.wire.heard
-
-    @property
-    def unheard(self):
-        return False                            # every request was answered, or broke the link
 
     def overhear(self):
         return self.link.overhear()
@@ -4792,34 +4792,27 @@ class Opener:
 
     def secured(self, link, tls, host, deadline):
         try:
-            context = self.contexts.of(tls)
-        except OSError:
+            return SecureLink(link, self.contexts.of(tls), host.rstrip('.'), deadline)
+        except BaseException:
             link.close()
             raise
-        link = SecureLink(link, context, host.rstrip('.'), deadline)
-        try:
-            link.introduced(deadline)
-        except OSError:
-            link.close()
-            raise
-        return link
 
     def web(self, url, tls, proxy, timeout, deadline):
-        scheme, _, host, port, path = url_parts(url)
+        scheme, _, host, port, _ = url_parts(url)
         port = port or (443 if scheme == 'https' else 80)
         if not proxy:
-            return HttpLink(self.stream(host, port, tls, timeout, deadline), url.rstrip('/'))
-        _, login, by, at, _ = url_parts(proxy)
-        login = percent_decoded(login)
+            return HttpLink(self.stream(host, port, tls, timeout, deadline), url)
+        _, _, by, at, _ = url_parts(proxy)
+        login = login_of(proxy)
         link = self.stream(by, at or 80, None, timeout, deadline)
         if not tls:
-            return HttpLink(link, url.rstrip('/'), login, True)
+            return HttpLink(link, url, login, True)
         try:
             tunnel(link, place_text(host, port), login, deadline)
         except OSError:
             link.close()
             raise
-        return HttpLink(self.secured(link, tls, host, deadline), url.rstrip('/'))
+        return HttpLink(self.secured(link, tls, host, deadline), url)
 
 
 def converse(dialogue, batches, target, timeout, opener):
@@ -5377,7 +5370,7 @@ def secrets_of(declared, options):
             for text in value.values() if isinstance(value, dict) else [value]:
                 out.update([text] + [word for word in text.split() if len(word) > 5])
         elif option.kind is proxy_url and value:
-            login = percent_decoded(url_parts(value)[1])
+            login = login_of(value)
             out.update([login, login.partition(':')[2], basic(login).partition(' ')[2]])
     if hasattr(options, 'password'):
         out.add(basic('%s:%s' % (options.username, options.password)).partition(' ')[2])

@@ -6,7 +6,6 @@ has no entry fails a test here.
 import base64
 import contextlib
 import email.utils
-import json
 import os
 import random
 import re
@@ -15,13 +14,13 @@ import threading
 import time
 import urllib.parse
 from array import array
-from types import SimpleNamespace
 
 import pytest
 
 import standins
 import statbadger
 from conftest import FakeClock
+from rig import configured, role_of
 from standins import ALWAYS, Bad, HttpStandin, InfluxStandin, KafkaStandin, Listener, Proxy, Result
 
 SEED = int(os.environ.get('FAULT_SEED', random.randrange(1 << 30)))
@@ -116,20 +115,6 @@ class TimedOpener(statbadger.Opener):
         return statbadger.Opener.open(self, target, timeout, deadline)
 
 
-def place():
-    def stamp(path):
-        return os.stat(path).st_mtime if os.path.exists(path) else 0
-    return statbadger.Place('test.conf', '/', {}, None, stamp)
-
-
-def role_of(kind, values, before=None):
-    """The Role of an emitter that a configuration gives these options, as the program makes it; before: of
-    one that it takes the place of."""
-    settings = statbadger.read_config(json.dumps({'emitters': {kind: values}}), place())
-    nobody = SimpleNamespace(log=lambda level, message: None)
-    return statbadger.Agent.role_of(nobody, settings.emitters[0], before)
-
-
 class Agent:
     """A spool and the sender of one emitter; its accounts are looked at all the time.
 
@@ -139,7 +124,7 @@ class Agent:
     def __init__(self, kind, values, secrets=(), most=1 << 22):
         self.kind, self.secrets, self.clock = kind, secrets, SwiftClock()
         self.spool, self.log, self.fed, self.seen = statbadger.Spool(most), [], [], set()
-        role = role_of(kind, values)
+        role = role_of(configured(kind, **values))
         self.cursor = statbadger.Cursor(self.spool, kind, role)
         self.cursor.bell.close()
         self.bell = self.cursor.bell = SwiftBell(self.clock)
@@ -211,7 +196,7 @@ class Agent:
 
     def renew(self, values, anew=False):
         """As a reload with these options; anew: as if there had been no emitter before."""
-        self.sender.renew(role_of(self.kind, values, None if anew else self.sender.role))
+        self.sender.renew(role_of(configured(self.kind, **values), None if anew else self.sender.role))
 
     def settled(self, seconds=4.0):
         """Whether nothing waits any more."""

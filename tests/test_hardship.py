@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 
-import pytest
 import statbadger
 from conftest import PROGRAM, clean_environment, role
 from sinks import TcpSink, free_port, until

@@ -245,20 +245,27 @@ def compare(seconds):
                 out[kind.name] = None
                 if here:
                     agents.append(kind(folder))
-            time.sleep(WARM_UP)
-            for agent in agents:
-                if agent.process.poll() is not None:
-                    raise SystemExit('%s ended:\n%s' % (agent.name, log_of(folder, agent)))
-            before = [(processor_time(a.process.pid), a.lines(), time.monotonic()) for a in agents]
-            time.sleep(seconds)
-            for agent, (cpu, lines, when) in zip(agents, before):
-                ticks = time.monotonic() - when
-                out[agent.name] = {'us': (processor_time(agent.process.pid) - cpu) / ticks * 1e6,
-                                   'lines': (agent.lines() - lines) / ticks,
-                                   'rss': resident(agent.process.pid) / 1e6}
+            out.update(measured(agents, seconds, folder))
         finally:
             for agent in agents:
                 agent.close()
+    return out
+
+
+def measured(agents, seconds, folder):
+    """{agent: {us, lines, rss}} of agents that were just started, over so many seconds after a warm-up."""
+    out = {}
+    time.sleep(WARM_UP)
+    for agent in agents:
+        if agent.process.poll() is not None:
+            raise SystemExit('%s ended:\n%s' % (agent.name, log_of(folder, agent)))
+    before = [(processor_time(a.process.pid), a.lines(), time.monotonic()) for a in agents]
+    time.sleep(seconds)
+    for agent, (cpu, lines, when) in zip(agents, before):
+        ticks = time.monotonic() - when
+        out[agent.name] = {'us': (processor_time(agent.process.pid) - cpu) / ticks * 1e6,
+                           'lines': (agent.lines() - lines) / ticks,
+                           'rss': resident(agent.process.pid) / 1e6}
     return out
 
 
@@ -281,10 +288,9 @@ class Talking(Agent):
 
 
 def compare_emitters(seconds):
-    """{emitter: {us, rss}} side by side, each into a stand-in of its own in this process."""
+    """{emitter: {us, lines, rss}} side by side, each into a stand-in of its own in this process."""
     sys.path.insert(0, os.path.dirname(HERE))
     import standins
-    out = {}
     with tempfile.TemporaryDirectory() as folder:
         agents = []
         try:
@@ -296,19 +302,14 @@ def compare_emitters(seconds):
             for name, emitter in (('influxdb08', 'influxdb08,database=t,username=root,password=root,gzip=false,url=http://127.0.0.1:%d'),
                                   ('influxdb08 gzip', 'influxdb08,database=t,username=root,password=root,url=http://127.0.0.1:%d')):
                 agents.append(Talking(folder, name, standins.InfluxStandin(), emitter))
-            time.sleep(WARM_UP)
-            before = [(processor_time(a.process.pid), time.monotonic(), a.lines()) for a in agents]
-            time.sleep(seconds)
-            for agent, (cpu, when, lines) in zip(agents, before):
-                ticks = time.monotonic() - when
-                if agent.process.poll() is not None or agent.lines() - lines < ticks * 0.8:
+            out = measured(agents, seconds, folder)
+            for agent in agents:
+                if out[agent.name]['lines'] < 0.8:
                     raise SystemExit('%s did not deliver:\n%s' % (agent.name, log_of(folder, agent)))
-                out[agent.name] = {'us': (processor_time(agent.process.pid) - cpu) / ticks * 1e6,
-                                   'rss': resident(agent.process.pid) / 1e6}
+            return out
         finally:
             for agent in agents:
                 agent.close()
-    return out
 
 
 def show_emitters(found):
@@ -356,7 +357,7 @@ def drain(sb, servers, ticks):
     time.sleep(0.2)
     found = agent.read(0)
     values = array('d', [v for series, numbers in found for v in numbers])
-    layout, identity, (chosen, sender) = agent.layout(found), agent.who(), agent.senders[0]
+    layout, identity, sender = agent.layout(found), agent.who(), agent.senders[0][1]
     agent.spool.most = 1 << 30
     agent.spool.cursors = [sender.cursor]
     start = int(time.time()) - ticks

@@ -18,8 +18,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from kafka_broker import lasting_ports
-from peer import Peer, accepts, require
+from peer import Peer, accepts, lasting_ports, require
 
 BUILT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..', '.venv', 'influxdb08')
 PATIENCE = 30                                   # seconds that any request may take

@@ -10,7 +10,6 @@ The jars are those that kafka.sh fetches. Topics are made, and what is stored is
 """
 import glob
 import os
-import random
 import re
 import signal
 import socket
@@ -19,7 +18,7 @@ import time
 from collections import OrderedDict, namedtuple
 from concurrent.futures import ThreadPoolExecutor
 
-from peer import Peer, accepts, command, is_free, require
+from peer import Peer, accepts, command, lasting_ports, require
 
 try:
     import confluent_kafka
@@ -73,14 +72,6 @@ subjectAltName = %s
 """
 
 Record = namedtuple('Record', 'partition offset timestamp key value headers')
-
-
-def lasting_ports(n):
-    """So many free ports that no outgoing connection is given, so that a restart finds them free."""
-    with open('/proc/sys/net/ipv4/ip_local_port_range') as file:
-        end = min(32000, int(file.read().split()[0]))
-    found = (port for port in random.sample(range(end // 2, end), end // 2) if is_free(port))
-    return [next(found) for _ in range(n)]
 
 
 def until(condition, what, seconds=PATIENCE):

@@ -1,5 +1,7 @@
 """A real server for the length of a test: started by argv in a folder of its own, stopped by its own pid."""
+import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -39,6 +41,47 @@ def is_free(port, kind=socket.SOCK_STREAM):
         except OSError:
             return False
     return True
+
+
+def lasting_ports(n):
+    """So many free ports that no outgoing connection is given, so that a restart finds them free."""
+    with open('/proc/sys/net/ipv4/ip_local_port_range') as file:
+        end = min(32000, int(file.read().split()[0]))
+    found = (port for port in random.sample(range(end // 2, end), end // 2) if is_free(port))
+    return [next(found) for _ in range(n)]
+
+
+def payloads(text):
+    """The payloads of whole lines of standard output."""
+    return [json.loads(line) for line in text.split('\n')[:-1]]
+
+
+def finished_well(done, ticks=None):
+    """The payloads of a run that ended as it should, with so many ticks."""
+    assert (done.code, done.err) == (0, '')
+    found = payloads(done.out)
+    assert found and len(found) == (ticks or len(found))
+    return found
+
+
+def live(agent, folder, *args):
+    """A running agent whose standard output and errors go to files."""
+    with open(str(folder / 'out'), 'wb') as out, open(str(folder / 'err'), 'wb') as err:
+        return agent(*args, stdout=out, stderr=err)
+
+
+def ended(process, folder, seconds=60):
+    """(exit code, payloads, errors) of an agent once it has ended."""
+    code = process.wait(seconds)
+    return code, payloads((folder / 'out').read_text()), (folder / 'err').read_text()
+
+
+def until_ticks(folder, n, seconds=30):
+    """Waits until standard output holds so many ticks."""
+    end = time.monotonic() + seconds
+    while (folder / 'out').read_text().count('\n') < n:
+        assert time.monotonic() < end, (folder / 'err').read_text()
+        time.sleep(0.02)
 
 
 def accepts(port):

@@ -12,8 +12,8 @@ import subprocess
 import time
 
 import pytest
-from conftest import clean_environment
-from peer import Peer, accepts, command, free_port, is_free, require
+from peer import (Peer, accepts, command, ended, finished_well, free_port, is_free, live, payloads, require,
+                  until_ticks)
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 CONF = """\
@@ -116,10 +116,6 @@ def carbon(tmp_path_factory):
 
 # -- what is expected ----------------------------------------------------------------------------
 
-def payloads(text):
-    return [json.loads(line) for line in text.split('\n')[:-1]]
-
-
 def node(text):
     """One part of a path: all but letters, digits, - and _ is _."""
     return re.sub('[^A-Za-z0-9_-]', '_', text)
@@ -159,14 +155,6 @@ def config(tmp_path, **values):
     path = tmp_path / 'statbadger.conf'
     path.write_text(json.dumps(dict(IDENTITY, **values)))
     return str(path)
-
-
-def finished_well(done, ticks):
-    """The payloads of a run that ended as it should."""
-    assert (done.code, done.err) == (0, '')
-    found = payloads(done.out)
-    assert len(found) == ticks
-    return found
 
 
 # -- the ways in ---------------------------------------------------------------------------------
@@ -312,26 +300,6 @@ def test_hostile_names_in_tags_each_make_one_series(run, carbon, tmp_path):
 
 
 # -- a server that comes and goes ----------------------------------------------------------------
-
-def live(agent, folder, *args):
-    """A running agent whose standard output and errors go to files."""
-    with open(str(folder / 'out'), 'wb') as out, open(str(folder / 'err'), 'wb') as err:
-        return agent(*args, stdout=out, stderr=err, env=clean_environment())
-
-
-def ended(process, folder, seconds=60):
-    """(exit code, payloads, errors) of an agent once it has ended."""
-    code = process.wait(seconds)
-    return code, payloads((folder / 'out').read_text()), (folder / 'err').read_text()
-
-
-def until_ticks(folder, n, seconds=30):
-    """Waits until standard output holds so many ticks."""
-    end = time.monotonic() + seconds
-    while (folder / 'out').read_text().count('\n') < n:
-        assert time.monotonic() < end, (folder / 'err').read_text()
-        time.sleep(0.02)
-
 
 def no_second_is_missing(ticks, step=1):
     stamps = [tick['timestamp'] for tick in ticks]

@@ -15,7 +15,7 @@ import urllib.request
 import pytest
 from conftest import TESTS
 from influxdb08_server import PATIENCE, InfluxDB08, below
-from peer import Peer, accepts, command, free_port, require
+from peer import (Peer, accepts, command, ended, finished_well, free_port, live, payloads, require, until_ticks)
 from standins import HttpStandin, Proxy, certificates
 
 IDENTITY = {'datacenter': 'EC2', 'region': 'us-west-1', 'zone': '', 'cluster': 'te.st',
@@ -63,11 +63,6 @@ def database(influx):
 
 
 # -- what is expected, and what is there ---------------------------------------------------------
-
-def payloads(text):
-    """The payloads of whole lines of standard output."""
-    return [json.loads(line) for line in text.split('\n')[:-1]]
-
 
 def series_of(flat):
     """disk.reads.sda -> ('disk.reads', {'device': 'sda'})"""
@@ -146,34 +141,6 @@ def config(folder, url, database, modules=None, identity=None, **more):
     path.write_text(json.dumps(dict(IDENTITY if identity is None else identity, modules=modules or ALL,
                                     emitters={'influxdb08': emitter, 'stdout': {}})))
     return str(path)
-
-
-def finished_well(done, ticks=None):
-    """The payloads of a run that ended as it should."""
-    assert (done.code, done.err) == (0, '')
-    found = payloads(done.out)
-    assert found and len(found) == (ticks or len(found))
-    return found
-
-
-def live(agent, folder, *args):
-    """A running agent whose standard output and errors go to files."""
-    with open(str(folder / 'out'), 'wb') as out, open(str(folder / 'err'), 'wb') as err:
-        return agent(*args, stdout=out, stderr=err)
-
-
-def ended(process, folder, seconds=60):
-    """(exit code, payloads, errors) of an agent once it has ended."""
-    code = process.wait(seconds)
-    return code, payloads((folder / 'out').read_text()), (folder / 'err').read_text()
-
-
-def until_ticks(folder, n, seconds=30):
-    """Waits until standard output holds so many ticks."""
-    end = time.monotonic() + seconds
-    while (folder / 'out').read_text().count('\n') < n:
-        assert time.monotonic() < end, (folder / 'err').read_text()
-        time.sleep(0.02)
 
 
 def no_tick_is_missing(ticks, step):

@@ -525,7 +525,7 @@ def test_a_session_that_ends_is_renewed_on_the_same_connection(broker, tmp_path)
         how = login('scram-sha-512' if every < 1 else 'plain')
         agents[topic] = Live(folder, '-n', int(5.5 / every), '-i', every, '-m', 'load', '-e', 'stdout',
                              '-e', kafka(broker, topic, 'SASL_PLAINTEXT', **how))
-    with agents['renewed-0.5'] as often, agents['renewed-2.5'] as seldom:
+    with agents['renewed-0.5'] as often, agents['renewed-2.5']:
         often.until_ticks(2)
         until(lambda: 'renewed-0.5' in broker.topics() and broker.read_back('renewed-0.5'), 'the first tick')
         before = sockets(often.process.pid)
