@@ -3732,11 +3732,19 @@ class Kafka:
                 self.asked.clear()              # the leader may be another one now
                 for broker in list(self.open.values()) * (error.errno == errno.EPROTO):
                     yield from self.hang_up(broker)     # whatever it says makes no sense
-            if pause is None or getattr(failure, 'wait', 0) or failure.errno == errno.ETIME:
+            final = getattr(failure, 'wait', 0) or failure.errno == errno.ETIME
+            if pause is None or final or self.lost_unheard(failure):
                 if getattr(failure, 'suspect', False):
                     self.producer.forget()      # delivery may offer it in other pieces
                 raise failure
             yield Wait(pause)
+
+    def lost_unheard(self, failure):
+        """Whether a connection broke that has never answered: what was sent before goes again too,
+        which only delivery knows."""
+        flight = self.producer.flight
+        return (self.options.acks == '0' and flight and flight.sent
+                and not getattr(failure, 'told', False))
 
     def attempt(self, batch):
         """True, False or None: stored, too large, or to be sent anew with another producer id."""
@@ -4061,8 +4069,7 @@ def at_place(error, place):
     if isinstance(error, Later):
         return Later(words, error.wait, error.suspect)
     found = OSError(error.errno, words)
-    if hasattr(error, 'unreached'):
-        found.unreached = True
+    found.__dict__.update(error.__dict__)       # unreached, told
     return found
 
 
@@ -4153,10 +4160,12 @@ MOST_PIECE = 1 << 18            # bytes that TLS encrypts at a time: they are he
 
 
 class Closed(ConnectionResetError):
-    """The peer has closed the connection in good order."""
+    """The peer has closed the connection in good order. told: while nothing was under way, and
+    delivery knows of it."""
 
-    def __init__(self):
+    def __init__(self, told=False):
         ConnectionResetError.__init__(self, errno.ECONNRESET, 'closed by the peer')
+        self.told = told
 
 
 def left(deadline):
@@ -4881,7 +4890,7 @@ class Exchange:
         """The link of a step; the default one is opened when it is not there."""
         if step.link is not None:
             if step.link not in self.links:
-                raise Closed()                  # while nothing was under way
+                raise Closed(told=True)
             return step.link
         if self.link is None:
             self.link = self.open(self.target)

@@ -970,13 +970,14 @@ def test_a_batch_that_was_stored_without_a_word_is_not_stored_twice(fault, times
 def test_a_batch_that_was_stored_without_a_word_is_not_stored_twice_by_a_reload():
     variant = Kafka('kafka')
     with variant.started() as (server, proxy), variant.agent(proxy.port, **GATHERED) as agent:
-        server.append_then_fail('produce', 'silence')
+        server.append_then_fail('produce', 'silence', times=20)
         together(agent, [1])
         assert agent.failed()
         proxy.down()
         agent.renew(variant.options(proxy.port, batch=50, **GATHERED))
         together(agent, [2])
         assert soon(lambda: agent.sender.renewal is None)
+        server.heal()
         proxy.up()
         whole(variant, server, agent)
 
@@ -986,7 +987,7 @@ def test_a_batch_that_was_stored_without_a_word_is_not_stored_twice_when_the_spo
     with variant.started() as (server, proxy):
         values = variant.options(proxy.port, **GATHERED)
         with Agent('kafka', values, variant.secrets(), 9000) as agent:
-            server.append_then_fail('produce', 'silence')
+            server.append_then_fail('produce', 'silence', times=20)
             together(agent, range(1, 6))
             assert agent.failed()
             proxy.down()
@@ -994,6 +995,7 @@ def test_a_batch_that_was_stored_without_a_word_is_not_stored_twice_when_the_spo
             while not agent.account().get('dropped'):
                 agent.feed(number)
                 number += 1
+            server.heal()
             proxy.up()
             agent.spool.hurry()
             assert agent.settled()

@@ -414,6 +414,21 @@ def test_without_acknowledgement_what_a_break_may_have_lost_goes_again():
         assert ticks(cluster) == [1, 2, 1, 2, 3]
 
 
+def test_without_acknowledgement_a_break_that_is_seen_by_sending_repeats_too():
+    with KafkaStandin() as cluster:
+        with Rig('kafka', brokers=cluster.address, acks='0') as rig:
+            rig.cursor.bell.listen = lambda fds=(): None    # nobody looks at idle connections
+            rig.tick(1, 2)
+            rig.settled()
+            rig.until(lambda: len(cluster.values('statbadger')) == 2)
+            cluster.brokers[1].hang_up(reset=True)
+            rig.over.wait(0.05)
+            rig.tick(3)
+            assert rig.settled()['sent'] == 3
+            rig.until(lambda: len(cluster.values('statbadger')) >= 5)
+        assert ticks(cluster) == [1, 2, 1, 2, 3]
+
+
 def test_a_leader_that_moves_is_followed():
     with KafkaStandin(brokers=3, topics={'statbadger': 1}) as cluster:
         with Rig('kafka', brokers=cluster.address) as rig:
