@@ -567,13 +567,17 @@ def length_of(variant, files, way):
 
 
 def fed_and_stored(variant, server, agent, number):
-    """Feeds ticks from that number on, one after the other, until the first is stored; the next number."""
+    """Feeds ticks from that number on, one after the other, until the first is stored; the next number.
+
+    What was sent into a broken connection goes again for ten seconds, so no more ticks than that are fed.
+    """
     first = number
-    for _ in range(4):
+    for _ in range(8):
         agent.feed(number)
         number += 1
         assert agent.settled(), (agent.account(), agent.log)
-        if soon(lambda: {('a', first), ('b', first)} <= set(variant.stored(server)), 0.01):
+        seconds = 0.01 if number < first + 4 else 0.5
+        if soon(lambda: {('a', first), ('b', first)} <= set(variant.stored(server)), seconds):
             break
     return number
 
