@@ -215,7 +215,8 @@ class Emitter:
 
 class Next:
     """The next batch of frames; asking acknowledges the last one. With `idle`, [] after so many
-    seconds."""
+    seconds, or when a link has input, which is left for the dialogue to read; without, what a peer
+    says meanwhile is thrown away."""
     __slots__ = ('idle',)
 
     def __init__(self, idle=None):
@@ -271,11 +272,15 @@ class Available:
 
 
 class Dial:
-    """Gives another link, to that host and port, with TLS when the default one would have it; the
-    deadline starts anew."""
+    """Gives a link of its own: to that host and port, with TLS when the default one would have it,
+    or without them to where the default one goes. The deadline starts anew.
+
+    A session (a login, a handshake) wants such a link: a default link that was closed is opened
+    again by the next step, and knows of no session; one that was dialled is gone, and says so.
+    """
     __slots__ = ('host', 'port')
 
-    def __init__(self, host, port):
+    def __init__(self, host=None, port=None):
         self.host, self.port = host, port
 
 
@@ -4185,10 +4190,20 @@ def wait_for(fd, event, deadline):
         pass
 
 
+def tcp_options(sock, timeout):
+    """Nothing is held back, and a peer that is gone is noticed within so many seconds."""
+    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
+    try:
+        sock.setsockopt(_socket.IPPROTO_TCP, TCP_USER_TIMEOUT, int(timeout * 1000))
+    except OSError:
+        pass                                    # before 2.6.37: the deadlines of ours still hold
+
+
 class StreamLink:
-    """Owns one TCP connection, never blocking; close() gives it back. sent: bytes handed to the
-    kernel so far; unheard: whether the last word was ours, and no answer to it has come; spoken:
-    bytes that came in while nobody listened."""
+    """Owns one connection, over TCP or to a unix socket, never blocking; close() gives it back.
+    sent: bytes handed to the kernel so far; unheard: whether the last word was ours, and no answer
+    to it has come; spoken: bytes that came in while nobody listened."""
     buffer, sock, fd, sent, spoken, unheard = b'', None, -1, 0, 0, False
 
     def __init__(self, addresses, timeout, deadline):
@@ -4207,12 +4222,8 @@ class StreamLink:
     def connect(self, address, timeout, deadline):
         sock = self.sock
         sock.setblocking(False)
-        sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
-        try:
-            sock.setsockopt(_socket.IPPROTO_TCP, TCP_USER_TIMEOUT, int(timeout * 1000))
-        except OSError:
-            pass                                # before 2.6.37: the deadlines of ours still hold
+        if sock.family != _socket.AF_UNIX:
+            tcp_options(sock, timeout)
         try:
             sock.connect(address)
         except BlockingIOError:
@@ -4781,14 +4792,18 @@ class Opener:
         self.stdout, self.contexts, self.resolver, self.turn = stdout, contexts, Resolver(), 0
 
     def open(self, target, timeout, deadline):
-        """A link to ('stdout',), ('udp', host, port), ('tcp', host, port, tls) or ('http', url,
-        tls, proxy); ('none',) has none. tls: None, or what Contexts takes. proxy: '' or its URL."""
+        """A link to ('stdout',), ('udp', host, port), ('tcp', host, port, tls), ('unix', path) or
+        ('http', url, tls, proxy); ('none',) has none. tls: None, or what Contexts takes. proxy: ''
+        or its URL."""
         if target[0] == 'stdout':
             return self.stdout
         if target[0] == 'http':
             return self.web(*target[1:] + (timeout, deadline))
         if target[0] == 'tcp':
             return self.stream(*target[1:] + (timeout, deadline))
+        if target[0] == 'unix':
+            return StreamLink([(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, '', target[1])], timeout,
+                              deadline)
         addresses = self.resolver.addresses(target[1], target[2], _socket.SOCK_DGRAM, deadline)
         self.turn += 1  # a datagram tells of a dead address only when the next one is sent
         first = (self.turn - 1) % len(addresses)
@@ -4988,7 +5003,8 @@ class Exchange:
         Read: on_link(lambda self, step, link: link.until(
             lambda data: step.n if len(data) >= step.n else None, self.deadline, step.n)),
         Available: on_link(lambda self, step, link: link.available()),
-        Dial: lambda self, step: self.open(('tcp', step.host, step.port, self.target[3])),
+        Dial: lambda self, step: self.open(('tcp', step.host, step.port, self.target[3])
+                                           if step.host is not None else self.target),
         Close: lambda self, step: self.shut(step.link),
         Reject: lambda self, step: self.batches.reject(step),
         Say: lambda self, step: self.batches.note(step.text),
@@ -5323,6 +5339,10 @@ class Cursor:
                 self.recent = []
             self.pinned, self.broke = 0, self.resends and (broke and reached or self.broke)
 
+    def lost_nothing(self):
+        """Whether a connection that breaks now takes no tick along."""
+        return not self.pinned and not self.resends
+
     def doubt(self):
         """The peer answers to the batch under way with what may be its own trouble, or the data's.
         After ten times it goes in halves; a single tick is refused when others got through
@@ -5450,6 +5470,8 @@ class Sender:
             except Refused as error:
                 self.refused(error)
             except OSError as error:
+                if isinstance(error, ConnectionError) and self.cursor.lost_nothing():
+                    continue                    # an idle session was closed
                 user = self.role.target[0] == 'none'    # whose OSError may come from anywhere
                 reason = trouble(error) if user else error.strerror or str(error)
                 self.ended = self.failed(error, reason) or self.ended
