@@ -3559,6 +3559,7 @@ INFLUX_QUEUED = 'hinted handoff queue not empty'        # a cluster of 1.x has i
 
 
 def influxdb_link(options):
+    """Where it is; ValueError for what is not meant for the same version, or not for UDP."""
     if options.url.startswith('udp://'):
         return influx_udp_link(options)
     if options.bucket and (options.retention_policy or options.database != INFLUX_DATABASE):
@@ -3718,8 +3719,8 @@ def influx_refused(said, numbers, lines):
     the last one first: of a series that is refused every time, each tick has one.
     """
     digits = said.rpartition(' dropped=')[2].partition(' ')[0]
-    dropped = int(digits[:9]) if digits.isdecimal() else 0
-    named = lines if dropped >= len(lines) else influx_named(said, numbers, lines, dropped)
+    dropped = min(int(digits[:9]) if digits.isdecimal() else 0, len(lines))
+    named = lines if dropped == len(lines) else influx_named(said, numbers, lines, dropped)
     found = {}
     if named and dropped in (0, len(named)):
         for frame, head, fields in named:
