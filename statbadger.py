@@ -3739,7 +3739,7 @@ def influx_named(said, numbers, lines, dropped):
     if numbers:
         return [lines[n - 1] for n in sorted(set(numbers)) if 0 < n <= len(lines)]
     if "unable to parse '" in said:
-        bad = set([piece.rpartition("': ")[0] for piece in said.split("unable to parse '")])
+        bad = set([piece.partition("': ")[0] for piece in said.split("unable to parse '")])
         return [line for line in lines
                 if influx_line(line[1], line[2], line[0].time_ms).rstrip('\n') in bad]
     if 'retention policy' in said:
