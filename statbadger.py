@@ -3552,9 +3552,12 @@ def influxdb08(options, memory):
 INFLUX_DATABASE = 'statbadger'
 INFLUX_UDP_PORT = 8089
 # What answers say, since the status alone does not tell. Not there: a retention policy with 500
-# (1.x), a limit on databases with 422 (3.x). The data is wrong: a line, or the type of a field.
+# (1.x), a limit on databases with 422 (3.x). The data is wrong: a line, the type of a field, or a
+# series beyond a limit, of which 1.x says that it is a partial write, and stores nothing at all.
 INFLUX_MISSING = ('database not found', 'retention policy not found', 'Adding a new database')
-INFLUX_WRONG = ('unable to parse', 'failed to parse', 'parsing', 'field type conflict')
+INFLUX_BEYOND = 'limit exceeded'
+INFLUX_WRONG = ('unable to parse', 'failed to parse', 'parsing', 'field type conflict',
+                INFLUX_BEYOND)
 INFLUX_QUEUED = 'hinted handoff queue not empty'        # a cluster of 1.x has it and passes it on
 
 
@@ -3689,7 +3692,7 @@ def influx_stored(options, status, headers, body, said, now):
     if status == 404 or status >= 400 and any(words in said for words in INFLUX_MISSING):
         raise Later('HTTP %d from %s: %s' % (status, influx_place(options), ' '.join(said.split())),
                     MISSING_PAUSE)
-    if status < 500 and 'partial write' in said:
+    if status < 500 and 'partial write' in said and INFLUX_BEYOND not in said:
         return True
     if INFLUX_QUEUED in said:
         return False
