@@ -9,10 +9,11 @@ set -u
 mode=${1:-peers}
 case $mode in
     peers)
-        packages='graphite-carbon openssl tinyproxy flex bison libleveldb-dev protobuf-compiler'
+        packages='graphite-carbon openssl tinyproxy flex bison libleveldb-dev protobuf-compiler influxdb
+            victoria-metrics'
         command -v java >/dev/null 2>&1 || packages="$packages default-jre-headless"    # for Kafka
         command -v mvn >/dev/null 2>&1 || packages="$packages maven"
-        command -v go >/dev/null 2>&1 || packages="$packages golang-go"                 # for InfluxDB 0.8
+        command -v go >/dev/null 2>&1 || packages="$packages golang-go"                 # for InfluxDB 0.8, 1.8
         command -v gcc >/dev/null 2>&1 || packages="$packages gcc libc6-dev" ;;
     bench) packages='collectd-core prometheus-node-exporter iproute2' ;;
     *) echo "install.sh: found $mode, need peers or bench" >&2; exit 2 ;;
@@ -32,6 +33,7 @@ servers() {
         sh "$here/kafka.sh" $version
     done
     sh "$here/influxdb08.sh"
+    sh "$here/influxdb18.sh"
 }
 
 installed() {
