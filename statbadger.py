@@ -803,6 +803,20 @@ def url(value):
     return value
 
 
+def url_or_udp(value):
+    """The same, or a udp URL of host and port."""
+    value = text(value)
+    if not value.startswith('udp://'):
+        return url(value)
+    try:
+        path = url_parts(url('http' + value[3:]))[4]
+    except ValueError:
+        path = value
+    if path:
+        raise ValueError('a URL such as "udp://10.0.0.9:8089", or one of http')
+    return value
+
+
 def proxy_url(value):
     """Nothing, or the http URL of a proxy, perhaps with name and password."""
     value = text(value)
@@ -822,7 +836,7 @@ def without_login(value):
     return scheme + colon + '****@' + rest.rpartition('@')[2] if '@' in rest else value
 
 
-url.hides = proxy_url.hides = without_login
+url.hides = url_or_udp.hides = proxy_url.hides = without_login
 
 
 def addresses(usual):
@@ -3054,36 +3068,51 @@ def graphite_lines(options):
 # -- line protocol of InfluxDB (docs.influxdata.com, "Line protocol") ---------------------------
 
 VALUE, HEAD = '\1', '\2'        # before a number, and behind what lines share: no text holds them
+MOST_NAME = 1000  # letters of a name: a line with more than 65,535 bytes of them is refused
+INFLUX_RESERVED = ('time', '_field', '_measurement')    # points with such a key are thrown away
 
 
 def influx_text(text, special):
-    """The text with a backslash before the special characters; what would end the line, or escape
-    what follows, becomes _."""
-    text = ''.join([c if c >= ' ' and c != '\x7f' else '_' for c in text])
+    r"""The text with a backslash before the special characters, and _ for what would end the line.
+
+    A backslash stands for itself, but before a special character, another one and the end each
+    server (1.x, 3.x, VictoriaMetrics) makes something else of it: there it is _ too.
+    """
+    text = ''.join([c if c >= ' ' and c != '\x7f' else '_' for c in text[:MOST_NAME]])
     text = utf8(text).decode()
-    if text.endswith('\\'):
-        text = text[:-1] + '_'
-    return ''.join(['\\' + c if c in special else c for c in text])
+    return ''.join(['_' if c == '\\' and after in ', =\\' else '\\' + c if c in special else c
+                    for c, after in zip(text, text[1:] + ' ')])
 
 
-def influx_head(series, identity, tags):
+def influx_key(text):
+    """The key of a tag or a field."""
+    return influx_text(text + '_' if text in INFLUX_RESERVED else text, ', =')
+
+
+def influx_head(series, tags):
     """`disk,device=sda,host=n1`: a measurement is a family, its tags in order."""
-    pairs = sorted(('time_' if k == 'time' else k, v) for k, v in tag_pairs(series, identity, tags))
     name = influx_text(series.family or series.name or '_', ', ')
     return ('_' + name if name.startswith('#') else name) + ''.join(
-        ',%s=%s' % (influx_text(k, ', ='), influx_text(v, ', =')) for k, v in pairs)
+        [',%s=%s' % (key, tags[key]) for key in sorted(tags)])
 
 
 def influx_fields(tags):
-    """A Template's lines: a head for each family and instance, then its fields, one per line."""
+    """A Template's lines: a head for each family and instance, then its fields, one per line. No
+    name comes twice in a line, nor is it a tag's: 3.x would refuse it. No field has a quote in its
+    name: VictoriaMetrics would take what follows for text."""
     def lines(layout, identity, forms):
         last = None
         for series, form in zip(layout, forms):
             if (series.family, series.values) != last:
                 last = series.family, series.values
-                yield percents(influx_head(series, identity, tags)) + '\n'
-            name = (series.name if series.family else '') or 'value'
-            name = influx_text('time_' if name == 'time' else name, ', =')
+                pairs = {influx_key(k): influx_text(v, ', =')
+                         for k, v in tag_pairs(series, identity, tags)}
+                taken = set(pairs)
+                yield percents(influx_head(series, pairs)) + '\n'
+            name = influx_key((series.name if series.family else '') or 'value').replace('"', '_')
+            while name in taken:
+                name += '_'
+            taken.add(name)
             yield '%s%s%s\n' % (percents(name), VALUE, form)
     return lines
 
@@ -3093,18 +3122,63 @@ def decimal(number):
     return number if number.strip('-0123456789') else number + '.0'
 
 
-def influx_lines(text, time_ms):
-    """`disk,device=sda,host=n1 reads=3.0,writes=1.5 1429628878000` of such heads and fields."""
-    out, fields, head = [], [], ''
+def influx_parts(text):
+    """(head, ['reads=3.0', 'writes=1.5']) of such heads and fields, a pair for each line."""
+    fields, head = [], ''
     for line in text.split('\n')[:-1] + ['']:
         name, mark, number = line.partition(VALUE)
         if mark:
             fields.append(name + '=' + decimal(number))
             continue
         if fields:
-            out.append('%s %s %d\n' % (head, ','.join(fields), time_ms))
+            yield head, fields
         head, fields = line, []
-    return ''.join(out)
+
+
+def influx_line(head, fields, stamp):
+    """`disk,device=sda,host=n1 reads=3.0,writes=1.5 1429628878000`"""
+    return '%s %s %d\n' % (head, ','.join(fields), stamp)
+
+
+def influx_lines(text, stamp):
+    """All lines of such heads and fields, at the same time."""
+    return ''.join([influx_line(head, fields, stamp) for head, fields in influx_parts(text)])
+
+
+def influx_bodies(template, frames, most=1 << 20):
+    """(from which frame, to which, lines) for as many frames as fit in so many characters. 1 MiB
+    is about the 5,000 lines that are advised, and less than what any server takes."""
+    start, texts, size = 0, [], 0
+    for i, frame in enumerate(frames):
+        text = influx_lines(template.text(frame), frame.time_ms)
+        if size and size + len(text) > most:
+            yield start, i, ''.join(texts)
+            start, texts, size = i, [], 0
+        texts.append(text)
+        size += len(text)
+    yield start, len(frames), ''.join(texts)
+
+
+def influx_datagrams(text, time_ms, most):
+    """([bytes of whole lines, at most so many], how many points fit in none). A line that is too
+    long goes as several with the same head and time: they are one point to the server. Nanoseconds,
+    which is what it takes a number for unless told."""
+    lines, long, stamp = [], 0, time_ms * 1000000
+    for head, fields in influx_parts(text):
+        room, taken, size = most - len(influx_line(head, [], stamp).encode()), [], 0
+        for field in fields:
+            wide = len(field.encode()) + 1      # with its comma
+            if wide - 1 > room:
+                long += 1
+                continue
+            if size + wide - 1 > room:
+                lines.append(influx_line(head, taken, stamp))
+                taken, size = [], 0
+            taken.append(field)
+            size += wide
+        if taken:
+            lines.append(influx_line(head, taken, stamp))
+    return datagrams(''.join(lines).encode(), most)[0], long
 
 
 # -- InfluxDB 0.8: JSON of series, columns and points ------------------------------------------
@@ -3212,20 +3286,19 @@ def unwanted(blacklist):
     return lambda name: not any(glob(pattern, name) for pattern in blacklist)
 
 
-def datagrams(text, most):
-    """(list of texts of whole lines, each at most so many bytes; how many lines are longer than
-    that)"""
+def datagrams(data, most):
+    """([bytes of whole lines, at most so many], how many lines are longer than that)"""
     out, lines, size, long = [], [], 0, 0
-    for line in text.splitlines(True):
+    for line in data.splitlines(True):
         if len(line) > most:
             long += 1
             continue
         if size + len(line) > most:
-            out.append(''.join(lines))
+            out.append(b''.join(lines))
             lines, size = [], 0
         lines.append(line)
         size += len(line)
-    return out + [''.join(lines)] * bool(lines), long
+    return out + [b''.join(lines)] * bool(lines), long
 
 
 # == 8 EMITTERS: what is said to each kind of sink ==============================================
@@ -3430,8 +3503,7 @@ def graphite_plain(text, time_ms):
 def graphite_datagrams(text, time_ms):
     """([bytes of whole lines that fit a frame], how many lines fit none: refused here, for they
     would be lost on the way)"""
-    texts, long = datagrams(at_time(text, time_ms), DATAGRAM)
-    return [text.encode() for text in texts], long
+    return datagrams(at_time(text, time_ms).encode(), DATAGRAM)
 
 
 def graphite_pickles(text, time_ms):
@@ -3473,6 +3545,213 @@ def influxdb08(options, memory):
                 raise Later('there is no database %s' % json_text(options.database), MISSING_PAUSE)
             http_outcome(status, headers, body, (yield Now()))
             yield Done(done)
+
+
+# -- influxdb: InfluxDB 0.9 to 3.x, and what speaks like it (docs.influxdata.com, "Write API") ----
+
+INFLUX_DATABASE = 'statbadger'
+INFLUX_UDP_PORT = 8089
+# What answers say, since the status alone does not tell. Not there: a retention policy with 500
+# (1.x), a limit on databases with 422 (3.x). The data is wrong: a line, the type of a field, or a
+# series beyond a limit, of which 1.x says that it is a partial write, and stores nothing at all.
+INFLUX_MISSING = ('database not found', 'retention policy not found', 'Adding a new database')
+INFLUX_BEYOND = 'limit exceeded'
+INFLUX_WRONG = ('unable to parse', 'failed to parse', 'parsing', 'field type conflict',
+                INFLUX_BEYOND)
+INFLUX_QUEUED = 'hinted handoff queue not empty'        # a cluster of 1.x has it and passes it on
+
+
+def influxdb_link(options):
+    """Where it is; ValueError for what is not meant for the same version, or not for UDP."""
+    if options.url.startswith('udp://'):
+        return influx_udp_link(options)
+    if options.bucket and (options.retention_policy or options.database != INFLUX_DATABASE):
+        raise ValueError('found "%s" with "bucket", need one of them: a bucket is both, in 1.8 '
+                         '"DATABASE/POLICY"' % (
+                             'retention_policy' if options.retention_policy else 'database'))
+    if options.org and not options.bucket:
+        raise ValueError('found "org" without "bucket", need both (2.x), or only "database"')
+    if not options.bucket and not options.database:
+        raise ValueError('found no "database" and no "bucket", need one of them')
+    if options.token and (options.username or options.password):
+        raise ValueError('found "token" with "username" or "password", need one way to log in')
+    if not all('!' <= c <= '~' for c in options.token):
+        raise ValueError('found a "token" with blanks or letters beyond ASCII in it, need the bare '
+                         'token')
+    if ':' in options.username:
+        raise ValueError('found a "username" with ":", which HTTP has no room for (RFC 7617)')
+    return http_link(options)
+
+
+def influx_udp_link(options):
+    for name in ('org', 'bucket', 'token', 'retention_policy', 'username', 'password', 'headers',
+                 'proxy'):
+        if options[name]:
+            raise ValueError('found "%s" with a udp URL, need http or https for that' % name)
+    if options.database != INFLUX_DATABASE:
+        raise ValueError('found "database" with a udp URL, need none: over UDP the server\'s own '
+                         'configuration names it')
+    tls_files(options, False)
+    host, number = url_parts('http' + options.url[3:])[2:4]
+    return ('udp', host, number or INFLUX_UDP_PORT)
+
+
+@emitter('influxdb', 'InfluxDB 0.9 to 3.x, VictoriaMetrics: line protocol over HTTP or UDP', [
+    Option('url', url_or_udp, 'http://127.0.0.1:8086', 'Where it is (3.x: port 8181); or '
+           'udp://HOST:8089, which says nothing back'),
+    Option('database', text, INFLUX_DATABASE, '0.9 to 1.x, 3.x: database, which must be there'),
+    Option('retention_policy', text, '', '0.9 to 1.x: its retention policy; "" = the default one'),
+    Option('org', text, '', '2.x: name of the organization'),
+    Option('bucket', text, '', '2.x: bucket, instead of "database"; 1.8 too: "DATABASE/POLICY"'),
+    Option('token', secret, '', '2.x and 3.x: token, instead of "username" and "password"; 1.8 '
+           'too: "NAME:PASSWORD"'),
+] + HTTP_OPTIONS, lambda options: 'sent' if options.url.startswith('udp://') else 'acknowledged',
+         influxdb_link)
+def influxdb(options, memory):
+    """A measurement per family, a line per family and instance, a field per metric."""
+    template = Template(influx_fields(options.tags), VALUE + 'nan', unwanted(options.blacklist))
+    if options.url.startswith('udp://'):
+        return influx_sent(template)
+    return influx_posted(template, options)
+
+
+def influx_sent(template):
+    """Datagrams, tick by tick."""
+    while True:
+        frames = yield Next()
+        for i, frame in enumerate(frames):
+            messages, long = influx_datagrams(template.text(frame), frame.time_ms, DATAGRAM)
+            for data in messages:
+                yield Send(data)
+            if long:
+                yield Reject(frame, 'longer than %d bytes' % DATAGRAM, long)
+            yield Done(i + 1)
+
+
+def influx_posted(template, options):
+    """All ticks of a batch in one POST, or in few. What was refused of one is told and never sent
+    again: the rest of it is stored."""
+    path, ours = influx_path(options), influx_headers(options)
+    while True:
+        frames = yield Next()
+        for start, end, text in influx_bodies(template, frames):
+            if text:
+                yield Wait(0)                   # each exchange has its own time
+                headers, data = http_body(options, ours, text)
+                status, headers, body = yield Request('POST', path, headers, data)
+                said, numbers = influx_said(body)
+                if influx_stored(options, status, headers, body, said, (yield Now())):
+                    lines = [(frame, head, fields) for frame in frames[start:end]
+                             for head, fields in influx_parts(template.text(frame))]
+                    for frame, points in influx_refused(said, numbers, lines):
+                        yield Reject(frame, said, points)
+            yield Done(end)
+
+
+def influx_path(options):
+    """Path and query. Both ways to write are there from 1.8 on, and the first in 2.x and 3.x too:
+    what the user calls it decides."""
+    if options.bucket:
+        given = [('org', options.org), ('bucket', options.bucket)]
+    else:
+        given = [('db', options.database), ('rp', options.retention_policy)]
+    query = ['%s=%s' % (key, percent_encoded(value)) for key, value in given if value]
+    return ('/api/v2/write?' if options.bucket else '/write?') + '&'.join(query + ['precision=ms'])
+
+
+def influx_headers(options):
+    headers = {'Content-Type': 'text/plain; charset=utf-8'}
+    if options.token:
+        headers['Authorization'] = 'Token ' + options.token
+    elif options.username or options.password:
+        headers['Authorization'] = basic('%s:%s' % (options.username, options.password))
+    return headers
+
+
+def influx_said(body):
+    """(what an answer says is wrong, [the numbers of the lines it names]): `error` in 1.x and 3.x,
+    `message` in 2.x, and in 3.x `data`, a list of `line_number` and `error_message`."""
+    text = body.decode('utf-8', 'replace')
+    try:
+        reply = JsonReader(text, 'the answer').read()
+    except ConfigError:
+        reply = None                            # a page of something else, or cut at 64 KiB
+    if not isinstance(reply, dict):
+        return text, []
+    rows = reply.get('data')
+    rows = [row for row in (rows if isinstance(rows, list) else [rows]) if isinstance(row, dict)]
+    words = [reply.get('error'), reply.get('message')] + [r.get('error_message') for r in rows[:1]]
+    return (': '.join([word for word in words if isinstance(word, str)]) or text,
+            [row['line_number'] for row in rows if isinstance(row.get('line_number'), int)])
+
+
+def influx_stored(options, status, headers, body, said, now):
+    """False when everything is stored, True when only a part of it and the rest never will be.
+    Raises what http_outcome does; and Later when a 4xx does not blame the data, since many words
+    about a request are no reason to drop it: that there is TLS on that port, for one."""
+    if status == 404 or status >= 400 and any(words in said for words in INFLUX_MISSING):
+        raise Later('HTTP %d from %s: %s' % (status, influx_place(options), ' '.join(said.split())),
+                    MISSING_PAUSE)
+    if status < 500 and 'partial write' in said and INFLUX_BEYOND not in said:
+        return True
+    if INFLUX_QUEUED in said:
+        return False
+    try:
+        http_outcome(status, headers, body, now)
+    except Refused as error:
+        if not error.split and not any(words in said for words in INFLUX_WRONG):
+            raise Later(str(error), suspect=True)
+        raise
+    return False
+
+
+def influx_place(options):
+    """`/write, database "stats"`"""
+    names = ('bucket', 'org') if options.bucket else ('database', 'retention_policy')
+    return ', '.join([influx_path(options).partition('?')[0]] + [
+        '%s %s' % (name.replace('_', ' '), json_text(options[name]))
+        for name in names if options[name]])
+
+
+def influx_refused(said, numbers, lines):
+    """[(frame, how many of its points)] of what a partial write left out. lines: (frame, head,
+    fields) for each line of the request.
+
+    Servers count lines, we count fields. When the answer tells which lines they were, their fields
+    are counted. Else so many lines, a point each, are taken from the ticks of the request in turn,
+    the last one first: of a series that is refused every time, each tick has one.
+    """
+    digits = said.rpartition(' dropped=')[2].partition(' ')[0]
+    dropped = min(int(digits[:9]) if digits.isdecimal() else 0, len(lines))
+    named = lines if dropped == len(lines) else influx_named(said, numbers, lines, dropped)
+    found = {}
+    if named and dropped in (0, len(named)):
+        for frame, head, fields in named:
+            found[frame] = found.get(frame, 0) + len(fields)
+        return list(found.items())
+    frames = list({id(line[0]): line[0] for line in lines}.values())[::-1]
+    for i in range(dropped or 1):
+        frame = frames[i % len(frames)]
+        found[frame] = found.get(frame, 0) + 1
+    return list(found.items())
+
+
+def influx_named(said, numbers, lines, dropped):
+    """Those of the lines that the answer tells of: by number (3.x), as they are (1.x), too old for
+    the retention policy, or by a field and its measurement. [] when it is none of that."""
+    if numbers:
+        return [lines[n - 1] for n in sorted(set(numbers)) if 0 < n <= len(lines)]
+    if "unable to parse '" in said:
+        bad = set([piece.partition("': ")[0] for piece in said.split("unable to parse '")])
+        return [line for line in lines
+                if influx_line(line[1], line[2], line[0].time_ms).rstrip('\n') in bad]
+    if 'retention policy' in said:
+        return lines[:dropped]
+    field, _, rest = said.partition('input field "')[2].partition('" on measurement "')
+    measurement = influx_text(rest.partition('" is type ')[0], ', ')
+    start = influx_key(field) + '='
+    return [line for line in lines if any([f.startswith(start) for f in line[2]])
+            and line[1].replace('\\,', HEAD).partition(',')[0].replace(HEAD, '\\,') == measurement]
 
 
 # -- kafka: a producer for every broker from 0.11 on (kafka.apache.org/protocol) -----------------

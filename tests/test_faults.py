@@ -22,6 +22,7 @@ import statbadger
 from conftest import FakeClock
 from rig import configured, role_of
 from standins import ALWAYS, Bad, HttpStandin, InfluxStandin, KafkaStandin, Listener, Proxy, Result
+from standins_influxdb import InfluxdbStandin
 
 SEED = int(os.environ.get('FAULT_SEED', random.randrange(1 << 30)))
 WHO = dict.fromkeys(statbadger.IDENTITY_KEYS, '')
@@ -258,7 +259,9 @@ class Variant:
 
     exact: nothing is doubled either. answers: its peer answers. login, tls: whether it has that.
     every: every byte is a place to cut it; a sample otherwise. tells: it says that a password is wrong.
+    dislike: what it says of a tick that it does not like.
     """
+    dislike = 'I do not like'
     exact = answers = login = tls = every = http = False
     tells = True
 
@@ -363,6 +366,47 @@ class Influx(Variant):
         return [(key[0], int(point['value'])) for key, point in found.items()]
 
 
+class Influxdb(Variant):
+    """Every version: 1 and 3 leave a line with a marker out and store the rest, 2 refuses all of it."""
+    kind, delivery, exact, answers, login, http = 'influxdb', 'acknowledged', True, True, True, True
+    token = 'tok3n/of+gold'
+
+    def __init__(self, name, every=False, version=1, https=False, **values):
+        values.update({1: {'database': 't', 'username': 'mia', 'password': PASSWORD},
+                       2: {'bucket': 't', 'org': 'o', 'token': self.token},
+                       3: {'database': 't', 'token': self.token}}[version])
+        Variant.__init__(self, name, every, **values)
+        self.version, self.tls = version, https
+        self.dislike = 'unable to parse' if version == 2 else 'marker'
+
+    def server(self, context):
+        return PickyInfluxdb(self.version, users={'mia': PASSWORD}, tokens=[self.token], tls=context,
+                             types={} if self.version == 2 else {('t', 'marker'): 'integer'})
+
+    def where(self, port):
+        return {'url': 'http%s://127.0.0.1:%d' % ('s' * self.tls, port)}
+
+    def options(self, port, files=None, **more):
+        if self.version > 1 and 'password' in more:
+            more['token'] = more.pop('password').replace(' ', '')
+        return Variant.options(self, port, files, **more)
+
+    def secrets(self):
+        return Variant.secrets(self) + [self.token, urllib.parse.quote(self.token, safe='')]
+
+    def stored(self, server):
+        return [(field, int(value)) for measurement, tags, field, value, stamp in server.points() if field in 'ab']
+
+
+class PickyInfluxdb(InfluxdbStandin):
+    """2 refuses every batch that holds a field named marker."""
+
+    def write12(self, good, bad):
+        disliked = [one for one in good if 'marker' in one[2][2]] if self.version == 2 else []
+        InfluxdbStandin.write12(self, [one for one in good if one not in disliked],
+                                bad + [(number, line, 'no') for number, line, _ in disliked])
+
+
 class Kafka(Variant):
     kind, answers = 'kafka', True
 
@@ -413,6 +457,8 @@ VARIANTS = {
     'influxdb08': [Influx('influxdb08', True, gzip=False),
                    Influx('influxdb08-gzip', headers={'X-Scope': TOKEN}),
                    Influx('influxdb08-https', https=True)],
+    'influxdb': [Influxdb('influxdb', True, gzip=False), Influxdb('influxdb-https', https=True),
+                 Influxdb('influxdb-2', version=2), Influxdb('influxdb-3', version=3)],
     'kafka': [Kafka('kafka', True), Kafka('kafka-acks-1', acks='1'), Kafka('kafka-acks-0', acks='0'),
               Kafka('kafka-flat-gzip', format='flat', codec='gzip'),
               Kafka('kafka-graphite-no-key', format='graphite', prefix='x', key=''),
@@ -904,7 +950,7 @@ def test_what_a_server_does_not_like_is_said(variant, rig):
     with rig(variant, **GATHERED) as (server, proxy, agent):
         together(agent, [frame(1, MARKED)])
         assert agent.settled() and agent.account() == {'accepted': 1, 'quarantined': 1}
-        assert 'I do not like' in agent.log[0] or 'INVALID_RECORD' in agent.log[0]
+        assert variant.dislike in agent.log[0] or 'INVALID_RECORD' in agent.log[0]
 
 
 def test_what_a_server_does_not_like_is_said_also_soon_after_other_trouble():

@@ -5,6 +5,7 @@ import pytest
 import sinks
 import standins
 from conftest import TESTS
+from standins_influxdb import InfluxdbStandin
 
 HOSTS = ('linux-2.6.9', 'linux-6.18', 'odd-names')
 WHO = ['-f', os.path.join(TESTS, 'golden', 'identity.conf')]
@@ -61,3 +62,11 @@ def test_what_influxdb08_is_sent(run, host):
         replay(run, host, '-e', 'influxdb08,database=t,username=root,password=root,batch=1,blacklist=mem.*,cpu.*,disk.*_time.*,net.tx_*,url=http://127.0.0.1:%d' % server.port)
         compare('%s.influxdb08' % host, b''.join(
             request.body.replace(b']}, {', b']},\n{') + b'\n' for request in server.requests))
+
+
+@pytest.mark.parametrize('host', HOSTS)
+def test_what_influxdb_is_sent(run, host):
+    with InfluxdbStandin(names=['statbadger']) as server:
+        replay(run, host, '-e', 'influxdb,tags.env=prod,blacklist=mem.*,url=http://127.0.0.1:%d' % server.port)
+        path, = {request.path for request in server.requests}
+        compare('%s.influxdb' % host, path.encode() + b'\n' + b''.join(request.body for request in server.requests))
