@@ -3013,7 +3013,7 @@ def avro_torn(data):
         count, size = fields.long(), fields.long()
     except ValueError:
         return len(data) < 20
-    return (count > 0 and len(data) - fields.at < size + AVRO_MARK) or not data.strip(b'\0')
+    return (count > 0 and len(data) - fields.at <= size + AVRO_MARK) or not data.strip(b'\0')
 
 
 def avro_end(tail, mark, codec, skip):
