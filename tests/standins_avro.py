@@ -59,8 +59,8 @@ class Cursor:
 
 
 class Container:
-    """A whole file: .schema, .codec, .mark, .blocks (lists of records), .ends (where each block ends, the header
-    first). Wrong when anything is, the last byte included."""
+    """A whole file: .schema, .codec, .mark, .blocks (lists of records), .raw (the bytes of each record), .ends (where
+    each block ends, the header first), .sizes. Wrong when anything is, the last byte included."""
 
     def __init__(self, data):
         cursor = Cursor(data)
@@ -69,7 +69,7 @@ class Container:
         found = cursor.map('bytes')
         self.schema, self.codec = json.loads(found['avro.schema'].decode()), found['avro.codec'].decode()
         self.mark = cursor.take(16)
-        self.blocks, self.ends, self.sizes = [], [cursor.at], []
+        self.blocks, self.raw, self.ends, self.sizes = [], [], [cursor.at], []
         while cursor.at < len(data):
             count, packed = cursor.long(), cursor.take(cursor.long())
             if cursor.take(16) != self.mark:
@@ -77,11 +77,16 @@ class Container:
             if self.codec == 'deflate':
                 packed = zlib.decompress(packed, -15)
             inside = Cursor(packed)
-            self.blocks.append([inside.value(self.schema) for _ in range(count)])
+            self.blocks.append([self.record(inside) for _ in range(count)])
             if not count or inside.at != len(packed):
                 raise Wrong('%d values in %d of %d bytes' % (count, inside.at, len(packed)))
             self.ends.append(cursor.at)
             self.sizes.append(len(packed))
+
+    def record(self, cursor):
+        start, value = cursor.at, cursor.value(self.schema)
+        self.raw.append(cursor.data[start:cursor.at])
+        return value
 
     @property
     def records(self):

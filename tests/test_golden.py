@@ -4,6 +4,7 @@ import os
 import pytest
 import sinks
 import standins
+import standins_avro
 from conftest import TESTS
 
 HOSTS = ('linux-2.6.9', 'linux-6.18', 'odd-names')
@@ -61,3 +62,15 @@ def test_what_influxdb08_is_sent(run, host):
         replay(run, host, '-e', 'influxdb08,database=t,username=root,password=root,batch=1,blacklist=mem.*,cpu.*,disk.*_time.*,net.tx_*,url=http://127.0.0.1:%d' % server.port)
         compare('%s.influxdb08' % host, b''.join(
             request.body.replace(b']}, {', b']},\n{') + b'\n' for request in server.requests))
+
+
+AVRO = 'tags.env=prod,blacklist=mem.*,cpu.*,disk.w*,disk.*_*,net.tx_*,net.rx_[c-z]*'
+
+
+@pytest.mark.parametrize('host', HOSTS)
+def test_what_avro_writes(run, host, tmp_path):
+    """A line for the header, and one per point; the markers between them are random."""
+    replay(run, host, '-e', 'avro,path=%s,%s' % (tmp_path / 'x', AVRO))
+    data, found = (tmp_path / 'x').read_bytes(), standins_avro.read(tmp_path / 'x')
+    parts = [data[:found.ends[0] - 16]] + found.raw
+    compare('%s.avro' % host, b''.join(repr(part).encode() + b'\n' for part in parts))
