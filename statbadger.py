@@ -2996,7 +2996,7 @@ def avro_whole(block, codec, skip):
             data = unpack.decompress(data, MOST_INFLATED)
             if unpack.unconsumed_tail:
                 return None
-            whole = unpack.eof and not unpack.unused_data
+            whole = unpack.eof                  # some writers leave bytes of a checksum behind
         values = AvroFields(data)
         for _ in range(count if whole else 0):
             skip(values)

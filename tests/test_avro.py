@@ -521,6 +521,16 @@ def test_what_somebody_else_put_behind_the_last_block_is_put_aside_and_not_cut_o
     assert data_of(tmp_path / 'x.1') == data + tail and 'its end is damaged' in given.said[0]
 
 
+def test_a_block_by_a_writer_that_leaves_part_of_the_checksum_behind_it_is_whole(tmp_path):
+    """As fastavro writes them: all of zlib's bytes but the first two and the last one."""
+    deliver(tmp_path / 'x', [[tick(1)], [tick(2)]], codec='deflate')
+    data, mark = data_of(tmp_path / 'x'), read(tmp_path / 'x').mark
+    packed = zlib.compress(read(tmp_path / 'x').raw[0])[2:-1]
+    (tmp_path / 'x').write_bytes(data + standins_avro.block(1, packed, mark))
+    deliver(tmp_path / 'x', [[tick(3)]], codec='deflate')
+    assert data_of(tmp_path / 'x').startswith(data + standins_avro.block(1, packed, mark)) and names(tmp_path) == ['x']
+
+
 def test_damage_further_up_is_not_looked_for_and_costs_nothing_behind_it(tmp_path):
     deliver(tmp_path / 'x', [[tick(n)] for n in range(5)])
     data, ends = data_of(tmp_path / 'x'), read(tmp_path / 'x').ends
