@@ -61,7 +61,7 @@ import select
 import struct
 import time
 from array import array
-from fcntl import F_DUPFD, fcntl, ioctl
+from fcntl import F_DUPFD, LOCK_EX, LOCK_NB, fcntl, flock, ioctl
 from operator import itemgetter, mul, sub
 
 # The C halves of signal, socket and threading: their Python halves bring enum, selectors and
@@ -210,8 +210,8 @@ class Emitter:
 
 # The steps of a dialogue. TRANSPORTS performs them; a broken connection is an OSError thrown into
 # the generator at its step, and that link is closed by then. Without a link the default one is
-# meant, which the first step that needs it opens. Accept (peers that dial us) and Size and Truncate
-# (files) join them with the first emitter that needs them.
+# meant, which the first step that needs it opens. Accept (peers that dial us) joins them with the
+# first emitter that needs it.
 
 class Next:
     """The next batch of frames; asking acknowledges the last one. With `idle`, [] after so many
@@ -290,6 +290,76 @@ class Close:
 
     def __init__(self, link):
         self.link = link
+
+
+class Open:
+    """Gives a link to a regular file, made when it is not there and locked against others. folder:
+    what of its path must be there; folders below that are made too.
+
+    What is sent is appended, and stands in the file from Sync on: a link that breaks or is closed
+    before that leaves it as it was. The kernel has no deadlines for files.
+    """
+    __slots__ = ('path', 'folder')
+
+    def __init__(self, path, folder):
+        self.path, self.folder = path, folder
+
+
+class Size:
+    """Gives the bytes of a file; ESTALE when its path does not lead to it any more."""
+    __slots__ = ('link',)
+
+    def __init__(self, link):
+        self.link = link
+
+
+class Part:
+    """Gives n bytes of a file from `at` on, fewer at its end."""
+    __slots__ = ('at', 'n', 'link')
+
+    def __init__(self, at, n, link):
+        self.at, self.n, self.link = at, n, link
+
+
+class Truncate:
+    """A file keeps its first n bytes only."""
+    __slots__ = ('n', 'link')
+
+    def __init__(self, n, link):
+        self.n, self.link = n, link
+
+
+class Sync:
+    """Gives None once the disk has all that was sent to a file; ESTALE when it was deleted."""
+    __slots__ = ('link',)
+
+    def __init__(self, link):
+        self.link = link
+
+
+class Rename:
+    """A file gets another path."""
+    __slots__ = ('path', 'link')
+
+    def __init__(self, path, link):
+        self.path, self.link = path, link
+
+
+class Files:
+    """Gives [(name, ns of the last change)] of the files in a folder whose names begin with
+    `start`; (name, None) of what is no file."""
+    __slots__ = ('folder', 'start')
+
+    def __init__(self, folder, start):
+        self.folder, self.start = folder, start
+
+
+class Remove:
+    """A file that nobody has a link to goes away."""
+    __slots__ = ('path',)
+
+    def __init__(self, path):
+        self.path = path
 
 
 class Request:
@@ -626,6 +696,10 @@ def json_number(word):
 
 # -- kinds of options: what may be given, what the program sees; ValueError says what is needed -
 
+TIME_LETTERS = (('Y', '%04d'), ('y', '%02d'), ('m', '%02d'), ('d', '%02d'), ('j', '%03d'),
+                ('H', '%02d'), ('M', '%02d'), ('S', '%02d'))    # as strftime(3) has them
+
+
 class Loose(str):
     """A text from the command line or out of ${...}: it may stand for a number, a boolean or a
     list."""
@@ -765,6 +839,24 @@ http_headers.hides = secret.hides
 def file_path(value):
     """A file that exists, seen from the configuration's folder: the Checker looks."""
     return text(value)
+
+
+def file_template(value):
+    """A path, seen from the configuration's folder, of a file that need not be there, with the
+    identity as in a template, and the tick's time (UTC) as date(1) writes it."""
+    value = template(value)
+    rest = value.replace('%%', '')
+    for letter, form in TIME_LETTERS:
+        rest = rest.replace('%' + letter, '')
+    if '%' in rest or os.path.basename(value) in ('', '.', '..'):
+        raise ValueError('a file such as "/data/{hostname}/%%Y%%m%%d.avro", its time in %s and %%%%'
+                         % ' '.join('%' + letter for letter, form in TIME_LETTERS))
+    return value
+
+
+def file_template_in(folder, value):
+    """A file_template, seen from a folder that is none."""
+    return os.path.join(folder.replace('%', '%%'), value)
 
 
 def url_parts(url):
@@ -1113,6 +1205,8 @@ class Checker:
                         out[option.name] = self.existing(value)
                 except ValueError as error:
                     self.found(where, value, error)
+            if option.kind is file_template:
+                out[option.name] = file_template_in(self.place.folder, out[option.name])
         return Options(out)
 
     def hide(self, path, value, hides):
@@ -1275,9 +1369,10 @@ def put_piece(piece, what, old, members, lines, registry, common, folder):
             key = head
         else:
             options[key] = value
-        files = ['file'] + [o.name for o in declared if o.kind is file_path]
-        if key in files and isinstance(value, Loose) and value:
-            options[key] = Loose(os.path.join(folder, value))
+        files = {o.name: file_template_in if o.kind is file_template else os.path.join
+                 for o in declared if o.kind in (file_path, file_template)}
+        if (key == 'file' or key in files) and isinstance(value, Loose) and value:
+            options[key] = Loose(files.get(key, os.path.join)(folder, value))
         lines[(what, name, key)] = None
     members[name] = options
 
@@ -2822,6 +2917,139 @@ def scram_fields(message):
     return {word[0]: word[2:] for word in words if word[1:2] == '='}
 
 
+# -- Avro: object container files (avro.apache.org, specification 1.11) ---------------------------
+
+AVRO_MAGIC = b'Obj\1'
+AVRO_MARK = 16                                  # bytes of the marker behind header and each block
+MOST_INFLATED = 1 << 22                         # bytes that a block which is looked at may become
+
+
+def avro_bytes(data):
+    """Bytes, or a text's bytes, behind their length."""
+    return varint(len(data)) + data
+
+
+def avro_map(pairs):
+    """A map of (bytes, bytes): one block of them, and the end."""
+    pairs = list(pairs)
+    body = b''.join([avro_bytes(key) + avro_bytes(value) for key, value in pairs])
+    return (varint(len(pairs)) + body if pairs else b'') + b'\0'
+
+
+def avro_header(schema, codec):
+    """What a file begins with, but for the marker, which is 16 bytes that no other file has."""
+    return AVRO_MAGIC + avro_map([(b'avro.schema', schema.encode()),
+                                  (b'avro.codec', codec.encode())])
+
+
+def avro_block(count, data, codec, mark):
+    """So many values, compressed as the codec says, behind their number and size."""
+    if codec == 'deflate':
+        import zlib
+        press = zlib.compressobj(-1, zlib.DEFLATED, -15)        # neither header nor checksum
+        data = press.compress(data) + press.flush()
+    return varint(count) + avro_bytes(data) + mark
+
+
+class AvroFields:
+    """Reads values one after the other; ValueError when they end too early or make no sense."""
+
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def long(self):
+        """Up to 64 bits, zigzag, seven of them a byte, the low ones first."""
+        number = 0
+        for shift in range(0, 70, 7):
+            byte = self.take(1)[0]
+            number |= (byte & 127) << shift
+            if byte < 128:
+                return number >> 1 ^ -(number & 1)
+        raise ValueError('a number without an end')
+
+    def take(self, n):
+        if not 0 <= n <= len(self.data) - self.at:
+            raise ValueError('more than there is')
+        self.at += n
+        return self.data[self.at - n:self.at]
+
+    def bytes(self):
+        return self.take(self.long())
+
+    def pairs(self):
+        """[(bytes, bytes)] of a map."""
+        out = []
+        while True:
+            n = self.long()
+            if not n:
+                return out
+            if n < 0:                           # then it is followed by the block's size
+                self.long()
+            for _ in range(abs(n)):
+                out.append((self.bytes(), self.bytes()))
+
+
+def avro_header_parts(data):
+    """({name: bytes}, marker, length of the header); ValueError."""
+    fields = AvroFields(data)
+    if fields.take(len(AVRO_MAGIC)) != AVRO_MAGIC:
+        raise ValueError('no Avro file')
+    return dict(fields.pairs()), fields.take(AVRO_MARK), fields.at
+
+
+def avro_whole(block, codec, skip):
+    """Whether a block without its marker holds what it says; None when it is too large to tell.
+    skip(AvroFields) skips a value."""
+    import zlib
+    fields = AvroFields(block)
+    try:
+        count, data = fields.long(), fields.bytes()
+        whole = count > 0 and fields.at == len(block)
+        if codec == 'deflate' and whole:
+            unpack = zlib.decompressobj(-15)
+            data = unpack.decompress(data, MOST_INFLATED)
+            if unpack.unconsumed_tail:
+                return None
+            whole = unpack.eof                  # some writers leave bytes of a checksum behind
+        values = AvroFields(data)
+        for _ in range(count if whole else 0):
+            skip(values)
+        return whole and values.at == len(data)
+    except (ValueError, zlib.error):
+        return False
+
+
+def avro_torn(data):
+    """Whether these bytes may be the beginning of a block: what a write that broke off leaves, or
+    zeros, as they are found after a loss of power."""
+    fields = AvroFields(data)
+    try:
+        count, size = fields.long(), fields.long()
+    except ValueError:
+        return len(data) < 20
+    return (count > 0 and len(data) - fields.at <= size + AVRO_MARK) or not data.strip(b'\0')
+
+
+def avro_end(tail, mark, codec, skip):
+    """How many bytes of a file's tail are whole blocks. None: there is no telling, for it begins in
+    the last block, or ends in what is no part of one.
+
+    Each write is on the disk before the next one begins, so that only the last block is suspect.
+    """
+    last = tail.rfind(mark)
+    if last < 0:
+        return None
+    rest = tail[last + AVRO_MARK:]
+    if rest:
+        return last + AVRO_MARK if avro_torn(rest) else None
+    before = tail.rfind(mark, 0, last)
+    if before < 0:
+        return AVRO_MARK if last == 0 else None
+    before += AVRO_MARK
+    whole = avro_whole(tail[before:last], codec, skip)
+    return None if whole is None else len(tail) if whole else before
+
+
 # -- Graphite's pickle ----------------------------------------------------------------------------
 
 def pickle_list(items):
@@ -2869,13 +3097,7 @@ class Template:
 
     def text(self, frame):
         """The lines of a frame, with TIME still in them."""
-        key = id(frame.layout), id(frame.identity)
-        entry = self.known.get(key)
-        if entry is None or entry[0] is not frame.layout or entry[1] is not frame.identity:
-            if len(self.known) >= FORMATS_KEPT:
-                self.known.clear()
-            entry = self.known[key] = self.entry(frame.layout, frame.identity)
-        layout, identity, template, pick = entry
+        layout, identity, template, pick = self.entry_of(frame)
         values = frame_values(frame)
         if pick is not None:
             values = [values[i] for i in pick]
@@ -2889,6 +3111,15 @@ class Template:
             mark = self.mark
             text = '\n'.join([line for line in text.split('\n') if mark not in line])
         return text
+
+    def entry_of(self, frame):
+        key = id(frame.layout), id(frame.identity)
+        entry = self.known.get(key)
+        if entry is None or entry[0] is not frame.layout or entry[1] is not frame.identity:
+            if len(self.known) >= FORMATS_KEPT:
+                self.known.clear()
+            entry = self.known[key] = self.entry(frame.layout, frame.identity)
+        return entry
 
     def entry(self, layout, identity):
         pick = self.keep and [i for i, s in enumerate(layout.series) if self.keep(s.flat)]
@@ -3266,6 +3497,130 @@ def filled(template, identity):
     for key in IDENTITY_KEYS:
         template = template.replace('{%s}' % key, identity[key])
     return template
+
+
+# -- Avro: a record per point, and the files they go to --------------------------------------------
+
+AVRO_SCHEMA = (
+    '{"type":"record","name":"Point","namespace":"statbadger","fields":['
+    '{"name":"timestamp","type":{"type":"long","logicalType":"timestamp-millis"}},'
+    + ''.join('{"name":"%s","type":"string"},' % key for key in IDENTITY_KEYS)
+    + '{"name":"metric","type":"string"},'
+    '{"name":"labels","type":{"type":"map","values":"string"}},'
+    '{"name":"value","type":"double"},'
+    '{"name":"units","type":"string"}]}')
+
+
+class AvroPoints(Template):
+    """A frame to records of AVRO_SCHEMA; all but time and number is put together once per layout
+    and identity."""
+
+    def __init__(self, options):
+        Template.__init__(self, None, None, unwanted(options.blacklist))
+        self.tags = {utf8(k): utf8(v) for k, v in options.tags.items()}
+
+    def records(self, frame):
+        """[bytes] of its points, holes left out."""
+        layout, identity, who, pick, numbers, each, heads, tails = self.entry_of(frame)
+        values = frame.values if pick is None else [frame.values[i] for i in pick]
+        start = varint(frame.time_ms) + who
+        return [start + head + number + tail for head, number, tail, value in zip(
+            heads, each.unpack(numbers.pack(*values)), tails, values) if value == value]
+
+    def entry(self, layout, identity):
+        pick = self.keep and [i for i, s in enumerate(layout.series) if self.keep(s.flat)]
+        series = layout.series if pick is None else [layout.series[i] for i in pick]
+        once = memo()
+        who = b''.join([avro_bytes(utf8(identity[key])) for key in IDENTITY_KEYS])
+        return (layout, identity, who, pick, struct.Struct('<%dd' % len(series)),
+                struct.Struct('8s' * len(series)), [self.head(s, once) for s in series],
+                [once(avro_text, s.unit) for s in series])
+
+    def head(self, series, once):
+        """metric and labels: those of the series, and the tags, which give way to them."""
+        labels = dict(self.tags)
+        labels.update((utf8(k), utf8(v)) for k, v in zip(series.keys, series.values))
+        return once(avro_text, series.metric) + avro_map(labels.items())
+
+
+def avro_text(text):
+    return avro_bytes(utf8(text))
+
+
+def avro_skip_point(fields):
+    """Skips a record of AVRO_SCHEMA."""
+    fields.long()                               # timestamp
+    for _ in IDENTITY_KEYS:
+        fields.bytes()
+    fields.bytes()                              # metric
+    fields.pairs()                              # labels
+    fields.take(8)                              # value
+    fields.bytes()                              # units
+
+
+def utc(seconds):
+    """(year, month, day, day of the year, hour, minute, second) of a Unix time, from 1970 on.
+
+    Years begin in March here, so that the leap day is their last (Howard Hinnant,
+    "chrono-Compatible Low-Level Date Algorithms").
+    """
+    days, rest = divmod(seconds, 86400)
+    era, day = divmod(days + 719468, 146097)    # days since 0000-03-01, in 400 years
+    year = (day - day // 1460 + day // 36524 - day // 146096) // 365
+    day -= 365 * year + year // 4 - year // 100
+    month = (5 * day + 2) // 153
+    first, year = (153 * month + 2) // 5, year + 400 * era + (month > 9)
+    leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+    return (year, month + 3 - 12 * (month > 9), day - first + 1,
+            day - 305 if month > 9 else day + 60 + leap,
+            rest // 3600, rest // 60 % 60, rest % 60)
+
+
+def file_word(text):
+    """A text as part of a file's name: no slash, and no dot at its start."""
+    text = ''.join([c if c in NODE or c == '.' else '_' for c in text[:MOST_NODE]])
+    return '_' + text[1:] if text[:1] in ('', '.') else text
+
+
+def file_name(path, time_ms, identity):
+    """A file_template, filled in."""
+    year, month, day, of_year, hour, minute, second = utc(time_ms // 1000)
+    return file_words(path, dict(zip('YymdjHMS', (
+        year, year % 100, month, day, of_year, hour, minute, second))), identity)
+
+
+def file_words(path, numbers, identity, plain=str):
+    """A file_template with these numbers in the place of %Y and so on; a text instead of a number
+    stands as it is. plain: text -> how what was no pattern is written."""
+    parts = [plain(part) for part in path.split('%%')]
+    for letter, form in TIME_LETTERS:
+        value = numbers[letter]
+        value = value if isinstance(value, str) else form % value
+        parts = [part.replace('%' + letter, value) for part in parts]
+    path = '%'.join(parts)
+    for key in IDENTITY_KEYS:
+        if '{%s}' % key in path:
+            path = path.replace('{%s}' % key, file_word(identity[key]))
+    return path
+
+
+def file_globs(path, identity):
+    """(folder, [glob of each part of the path below it]): every file that a file_template makes on
+    this host, whatever the time."""
+    digits = {letter: '[0-9]' * len(form % 0) for letter, form in TIME_LETTERS}
+    folder = fixed_folder(path)
+    globs = file_words(path[len(folder):], digits, identity, glob_free).split('/')
+    return folder, [part for part in globs if part not in ('', '.')]
+
+
+def glob_free(text):
+    """The text as a shell pattern for nothing but itself."""
+    return ''.join(['[%s]' % c if c in '*?[' else c for c in text])
+
+
+def fixed_folder(path):
+    """The folder of a file_template, as far as no pattern is in it."""
+    return os.path.dirname(path.partition('%')[0].partition('{')[0])
 
 
 def memo():
@@ -4431,6 +4786,231 @@ def kafka(options, memory):
         yield from dialogue.deliver(frames, encode)
 
 
+# -- avro: files (avro.apache.org, specification 1.11, "Object Container Files") ------------------
+
+MOST_BLOCK = 1 << 18                            # bytes of points in a block, before compression
+MOST_HEADER = 1 << 16
+TAILS = 1 << 16, 1 << 19, 1 << 22               # bytes that are looked at to find the last block
+
+
+class AvroFile:
+    """The file that points go to. It holds whole blocks only: see Open in section 1 for what breaks
+    off here, and mend() for what a program that was killed left behind.
+
+    memory['unsure']: a write has failed and may have been done all the same.
+    """
+
+    def __init__(self, options, memory):
+        self.options, self.memory, self.points = options, memory, AvroPoints(options)
+        self.begin = avro_header(AVRO_SCHEMA, options.codec)
+        room = options.max_bytes - len(self.begin) - 3 * AVRO_MARK  # numbers and marks included
+        self.most = min(MOST_BLOCK, max(1, room)) if options.max_bytes else MOST_BLOCK
+        self.folder = fixed_folder(options.path)
+        self.link = self.path = self.identity = None
+        self.mark, self.size, self.start = b'', 0, 0
+
+    def deliver(self, frames):
+        """As many ticks as fit in a block go together, and are on the disk before the next ones."""
+        done = 0
+        for n, path, records in self.units(frames):
+            if records:
+                yield from self.store(path, records)
+            done += n
+            yield Done(done)
+
+    def units(self, frames):
+        """(number of ticks, path, their records) of what is written at once."""
+        n, size, last, records = 0, 0, None, []
+        for frame in frames:
+            path = file_name(self.options.path, frame.time_ms, frame.identity)
+            more = self.points.records(frame)
+            length = sum(map(len, more))
+            if n and (path != last or size + length > self.most):
+                yield n, last, records
+                n, size, records = 0, 0, []
+            self.identity = frame.identity
+            n, size, last = n + 1, size + length, path
+            records += more
+        yield n, last, records
+
+    def store(self, path, records):
+        yield from self.leave_unless_ours(path)
+        if self.link is None:
+            yield from self.take(path)
+        data = self.blocks(records)
+        if not (yield from self.has(data)):
+            if self.is_full(len(data)):
+                yield from self.put_aside()
+                yield from self.take(path)
+                data = self.blocks(records)
+            self.memory['unsure'] = True
+            yield Send(data, self.link)
+            self.size += len(data)
+        yield Sync(self.link)
+        self.memory['unsure'] = False
+
+    def is_full(self, more):
+        """Whether so many bytes more would be too many; an empty file takes a tick of any size."""
+        most = self.options.max_bytes
+        return most and self.size > self.start and self.size + more > most
+
+    def blocks(self, records):
+        """The bytes of the records: one block, or more when a single tick is large."""
+        n = max(1, -(-sum(map(len, records)) // self.most))
+        each = -(-len(records) // n)
+        pieces = [records[i:i + each] for i in range(0, len(records), each)]
+        return b''.join([avro_block(len(piece), b''.join(piece), self.options.codec, self.mark)
+                         for piece in pieces])
+
+    def has(self, data):
+        """Whether a write that failed was done all the same: the file ends in its bytes."""
+        if not self.memory.get('unsure') or self.size < len(data):
+            return False
+        return (yield Part(self.size - len(data), len(data), self.link)) == data
+
+    def leave_unless_ours(self, path):
+        """Closes a file that is another one's now: its time is over, it was moved away, deleted, or
+        changed by somebody."""
+        if self.link is None:
+            return
+        try:
+            if path == self.path and (yield Size(self.link)) == self.size:
+                return
+            yield Close(self.link)
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+        self.link = None
+
+    def take(self, path):
+        """Opens the file, whatever is there; what cannot be continued is put aside."""
+        self.path = path
+        for _ in range(3):
+            self.link = yield Open(path, self.folder)
+            self.size = yield Size(self.link)
+            why = yield from self.examine()
+            if not why:
+                return (yield from self.thin_out())
+            yield from self.put_aside(why)
+        raise Later('%s: somebody else puts files there' % path, MISSING_PAUSE)
+
+    def examine(self):
+        """Prepares the file for more blocks. Gives why it cannot be continued, or ''. Later: it is
+        none of ours, and stays where it is."""
+        head = yield Part(0, MOST_HEADER, self.link)
+        if self.is_empty(head):
+            return (yield from self.begin_anew())
+        try:
+            found, self.mark, self.start = avro_header_parts(head)
+        except ValueError:
+            if not head.startswith(AVRO_MAGIC):
+                raise Later('%s: is no Avro file and left alone, need another path' % self.path,
+                            MISSING_PAUSE)
+            return 'its header is damaged'
+        if found.get(b'avro.schema') != AVRO_SCHEMA.encode():
+            return 'its schema is another one'
+        if found.get(b'avro.codec', b'null') != self.options.codec.encode():
+            return 'its codec is another one'
+        return (yield from self.mend())
+
+    def is_empty(self, head):
+        """Whether there is nothing in it, or what a loss of power left of a header."""
+        return len(head) == self.size < len(self.begin) + AVRO_MARK and (
+            not head.strip(b'\0') or head[:len(self.begin)] == self.begin[:len(head)])
+
+    def begin_anew(self):
+        if self.size:
+            yield Truncate(0, self.link)
+        self.mark = yield Random(AVRO_MARK)
+        header = self.begin + self.mark
+        yield Send(header, self.link)
+        self.size = self.start = len(header)
+        return ''
+
+    def mend(self):
+        """Cuts off a block that was not written to its end. Gives why that cannot be done, or ''.
+        Only the file's end is looked at, for a file may be very large."""
+        for most in TAILS:
+            at = max(self.size - most, self.start - AVRO_MARK)
+            tail = yield Part(at, self.size - at, self.link)
+            end = avro_end(tail, self.mark, self.options.codec, avro_skip_point)
+            if end is not None:
+                break
+        else:
+            return 'its end is damaged'
+        if at + end < self.size:
+            yield Say('%s: cut off %d bytes of a block that was not written to its end' % (
+                self.path, self.size - at - end))
+            self.size = at + end
+            yield Truncate(self.size, self.link)
+        return ''
+
+    def put_aside(self, why=''):
+        """The file becomes PATH.N, N one more than the largest there is."""
+        folder, name = os.path.split(self.path)
+        found = yield Files(folder, name + '.')
+        numbers = [file_number(other) for other, when in found]
+        path = '%s.%d' % (self.path, max(numbers + [0]) + 1)
+        yield Rename(path, self.link)
+        yield Close(self.link)
+        self.link = None
+        if why:
+            yield Say('%s: %s, so it is %s now' % (self.path, why, path))
+
+    def thin_out(self):
+        """Removes the oldest closed files, all but those that are to be kept."""
+        if not self.options.keep:
+            return
+        try:
+            found = yield from self.closed(*file_globs(self.options.path, self.identity))
+            for when, number, path in sorted(found)[:-self.options.keep]:
+                yield Remove(path)
+        except OSError as error:                # no reason to stop: the points have their place
+            yield Say('cannot remove closed files: %s' % (error.strerror or error))
+
+    def closed(self, folder, globs):
+        """[(ns of the last change, N, path)] of files other than the one that is written; of two of
+        one moment the one without a number is the newer one."""
+        out = []
+        for name, when in (yield Files(folder, globs[0].partition('[')[0])):
+            path, number = os.path.join(folder, name), file_number(name)
+            if len(globs) > 1:
+                if when is None and glob(globs[0], name):
+                    out += yield from self.closed(path, globs[1:])
+            elif when is not None and path != self.path:
+                if number and glob(globs[0], name.rpartition('.')[0]):
+                    out.append((when, number, path))
+                elif glob(globs[0], name):
+                    out.append((when, 1 << 64, path))
+        return out
+
+
+def file_number(name):
+    """N of `NAME.N`, or 0."""
+    digits = name.rpartition('.')[2]
+    return int(digits) if digits.isdecimal() and len(digits) < 19 else 0
+
+
+def avro_link(options):
+    return ('file', options.path)
+
+
+@emitter('avro', 'Avro object container files, a record per point', [
+    Option('path', file_template, 'statbadger-%Y%m%d.avro',
+           'File, its time in UTC; may hold {hostname} and the like'),
+    Option('codec', choice('null', 'deflate'), 'null', 'Compression'),
+    Option('max_bytes', whole(0, 1 << 62), 0,
+           'A file that would grow larger is closed and becomes PATH.1, PATH.2 ...; 0 = no limit'),
+    Option('keep', whole(0, 1000000), 0, 'Most closed files, the oldest are removed; 0 = all stay'),
+], 'acknowledged', avro_link)
+def avro(options, memory):
+    """A tick is acknowledged once it is on the disk."""
+    file = AvroFile(options, memory)
+    while True:
+        frames = yield Next()
+        yield from file.deliver(frames)
+
+
 # == 9 TRANSPORTS: sockets, pipes, the log; who performs the steps of a dialogue ================
 
 TIOCOUTQ = 0x5411  # bytes that the peer's kernel has not acknowledged; elsewhere an error
@@ -4839,6 +5419,175 @@ class StdoutLink:
         pass
 
 
+def naming(method):
+    """A method of a FileLink, whose errors name the file."""
+    def named(self, *what):
+        try:
+            return method(self, *what)
+        except OSError as error:
+            raise OSError(error.errno, '%s: %s' % (self.name, error.strerror))
+    return named
+
+
+class FileLink:
+    """Owns one regular file, locked against others (flock(2)); close() gives it back.
+
+    What was sent after the last sync() is cut off by close(), and a file that was made for it and
+    holds nothing then goes away: nobody meets half of what was to be written. The kernel has no
+    deadlines for files: when a network file system hangs, so does the thread.
+    """
+    fd, unheard = None, False                   # nothing ever comes in here
+
+    def __init__(self, path, folder):
+        self.name, self.path = path, path_bytes(path)
+        self.file = self.safe = None
+        self.made, self.end = False, 0
+        try:
+            self.open(path_bytes(folder))
+        except BaseException:
+            self.close()
+            raise
+
+    @naming
+    def open(self, folder):
+        make_folders(folder, os.path.dirname(self.path))
+        how = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+        try:
+            self.file = os.open(self.path, how | os.O_CREAT | os.O_EXCL, 0o640)
+            self.made = True
+        except FileExistsError:
+            if not os.path.isfile(self.path):   # to open a device may set something going
+                raise OSError(errno.EINVAL, 'is no regular file')
+            self.file = os.open(self.path, how)
+        try:
+            flock(self.file, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            raise OSError(errno.EBUSY, 'somebody else writes to it')
+        self.end = self.safe = self.length()
+
+    @naming
+    def size(self):
+        return self.length()
+
+    def length(self):
+        """Its size; ESTALE when the path leads elsewhere by now."""
+        here = os.fstat(self.file)
+        try:
+            there = os.stat(self.path)
+        except FileNotFoundError:
+            there = None
+        if not there or (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
+            raise OSError(errno.ESTALE, 'was moved away or deleted')
+        return here.st_size
+
+    @naming
+    def part(self, at, n):
+        pieces = []
+        while n > 0:
+            piece = os.pread(self.file, n, at)
+            if not piece:
+                break
+            pieces.append(piece)
+            at, n = at + len(piece), n - len(piece)
+        return b''.join(pieces)
+
+    @naming
+    def send(self, data, deadline):
+        view = memoryview(data)
+        while view:
+            n = os.pwrite(self.file, view, self.end)
+            self.end += n
+            view = view[n:]
+
+    @naming
+    def truncate(self, n):
+        os.ftruncate(self.file, n)
+        self.end = self.safe = n
+
+    @naming
+    def sync(self):
+        os.fsync(self.file)
+        if not os.fstat(self.file).st_nlink:
+            raise OSError(errno.ESTALE, 'was deleted')
+        if self.made:
+            sync_folder(os.path.dirname(self.path))
+        self.safe, self.made = self.end, False
+
+    @naming
+    def rename(self, path):
+        path = path_bytes(path)
+        os.rename(self.path, path)
+        self.path = path
+        sync_folder(os.path.dirname(path))
+
+    def close(self):
+        if self.file is None:
+            return
+        try:
+            if self.safe is not None and self.end > self.safe:
+                os.ftruncate(self.file, self.safe)
+            if self.made and self.safe == 0 and self.length() == 0:
+                os.unlink(self.path)
+        except OSError:
+            pass                                # whoever opens it next finds it torn, and mends it
+        os.close(self.file)
+        self.file = None
+
+
+def path_bytes(path):
+    """The path as the kernel has it, whatever the locale says."""
+    return path.encode('utf-8', 'surrogateescape')
+
+
+def make_folders(there, folder):
+    """Makes the folders below the one that must be there."""
+    missing = []
+    try:
+        os.stat(there or b'.')
+    except FileNotFoundError:
+        raise OSError(errno.ENOENT, 'there is no folder ' + there.decode('utf-8', 'replace'))
+    while len(folder) > len(there) and not os.path.isdir(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    for folder in reversed(missing):
+        try:
+            os.mkdir(folder, 0o750)
+        except FileExistsError:
+            pass                                # another agent was faster
+        sync_folder(os.path.dirname(folder))
+
+
+def sync_folder(folder):
+    """Returns once the names in the folder are on the disk, where the file system can do that."""
+    try:
+        fd = os.open(folder or b'.', os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        return                                  # we may put files there, and not look
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(fd)
+
+
+def files_in(folder, start):
+    """See Files in section 1."""
+    out, start = [], path_bytes(start)
+    with os.scandir(path_bytes(folder) or b'.') as entries:
+        for entry in entries:
+            if not entry.name.startswith(start):
+                continue
+            try:
+                when = entry.stat(follow_symlinks=False).st_mtime_ns
+            except FileNotFoundError:
+                continue                        # it went away meanwhile
+            name = entry.name.decode('utf-8', 'surrogateescape')
+            out.append((name, when if entry.is_file() else None))
+    return out
+
+
 class Question:
     """A name that is asked for in a thread of its own, for getaddrinfo() has no deadline. Owns the
     descriptor that tells when the answer is there; close() gives it back."""
@@ -5071,11 +5820,13 @@ class Opener:
         self.stdout, self.contexts, self.resolver, self.turn = stdout, contexts, Resolver(), 0
 
     def open(self, target, timeout, deadline):
-        """A link to ('stdout',), ('udp', host, port), ('tcp', host, port, tls), ('unix', path) or
-        ('http', url, tls, proxy); ('none',) has none. tls: None, or what Contexts takes. proxy: ''
-        or its URL."""
+        """A link to ('stdout',), ('udp', host, port), ('tcp', host, port, tls), ('unix', path),
+        ('http', url, tls, proxy) or ('file', path, folder); ('none',) has none. tls: None, or what
+        Contexts takes. proxy: '' or its URL. folder: what of the path must be there."""
         if target[0] == 'stdout':
             return self.stdout
+        if target[0] == 'file':
+            return FileLink(*target[1:])
         if target[0] == 'http':
             return self.web(*target[1:] + (timeout, deadline))
         if target[0] == 'tcp':
@@ -5285,6 +6036,14 @@ class Exchange:
         Dial: lambda self, step: self.open(('tcp', step.host, step.port, self.target[3])
                                            if step.host is not None else self.target),
         Close: lambda self, step: self.shut(step.link),
+        Open: lambda self, step: self.open(('file', step.path, step.folder)),
+        Size: on_link(lambda self, step, link: link.size()),
+        Part: on_link(lambda self, step, link: link.part(step.at, step.n)),
+        Truncate: on_link(lambda self, step, link: link.truncate(step.n)),
+        Sync: on_link(lambda self, step, link: link.sync()),
+        Rename: on_link(lambda self, step, link: link.rename(step.path)),
+        Files: lambda self, step: files_in(step.folder, step.start),
+        Remove: lambda self, step: os.unlink(path_bytes(step.path)),
         Reject: lambda self, step: self.batches.reject(step),
         Say: lambda self, step: self.batches.note(step.text),
         Now: lambda self, step: time.time(),

@@ -4,6 +4,7 @@ import os
 import pytest
 import sinks
 import standins
+import standins_avro
 from conftest import TESTS
 from standins_influxdb import InfluxdbStandin
 
@@ -70,3 +71,15 @@ def test_what_influxdb_is_sent(run, host):
         replay(run, host, '-e', 'influxdb,tags.env=prod,blacklist=mem.*,url=http://127.0.0.1:%d' % server.port)
         path, = {request.path for request in server.requests}
         compare('%s.influxdb' % host, path.encode() + b'\n' + b''.join(request.body for request in server.requests))
+
+
+AVRO = 'tags.env=prod,blacklist=mem.*,cpu.*,disk.w*,disk.*_*,net.tx_*,net.rx_[c-z]*'
+
+
+@pytest.mark.parametrize('host', HOSTS)
+def test_what_avro_writes(run, host, tmp_path):
+    """A line for the header, and one per point; the markers between them are random."""
+    replay(run, host, '-e', 'avro,path=%s,%s' % (tmp_path / 'x', AVRO))
+    data, found = (tmp_path / 'x').read_bytes(), standins_avro.read(tmp_path / 'x')
+    parts = [data[:found.ends[0] - 16]] + found.raw
+    compare('%s.avro' % host, b''.join(repr(part).encode() + b'\n' for part in parts))
