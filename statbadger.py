@@ -4222,6 +4222,7 @@ def kafka(options, memory):
 
 # -- sqs: Amazon SQS, JSON 1.0 (docs.aws.amazon.com, "Amazon SQS API Reference") -----------------
 
+SQS_EXAMPLE = 'https://sqs.eu-west-1.amazonaws.com/123456789012/stats'
 SQS_ENTRIES = 10                # messages in one request
 SQS_BYTES = 262144  # in all of them: the limit before 2025, which old queues still have
 SQS_CLOCK = 240  # seconds that our clock may be wrong: from 300 on SQS refuses what is signed by it
@@ -4301,16 +4302,19 @@ def sqs_later(what, reason, wait=0):
 def sqs_results(reply, name):
     """The objects in a list of the reply; OSError when that is not what it is."""
     results = reply.get(name) or []
-    if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
+    if not isinstance(results, list) or not all(
+            isinstance(one, dict) and isinstance(one.get('Id'), str) for one in results):
         raise OSError(errno.EPROTO, 'what SQS answers makes no sense')
     return results
 
 
 def sqs_url(value):
-    """The URL of a queue, `https://sqs.eu-west-1.amazonaws.com/123456789012/stats`."""
-    value = url(value)
-    if not url_parts(value)[4].strip('/'):
-        raise ValueError('the URL of a queue, with its name')
+    """The URL of a queue, less a last slash."""
+    try:
+        if not url_parts(url(value))[4].strip('/'):
+            raise ValueError
+    except ValueError:
+        raise ValueError('the URL of a queue, such as "%s"' % SQS_EXAMPLE)
     return value.rstrip('/')
 
 
@@ -4323,18 +4327,18 @@ def sqs_region(options):
     if options.region:
         return options.region
     words = url_parts(options.queue_url)[2].split('.')
-    for before, word in zip(words, words[1:]):
-        for near, name in ((before, word), (word, before)):
-            if near in ('sqs', 'sqs-fips', 'queue') and '-' in name and name[-1:].isdecimal():
-                return name
+    pairs = list(zip(words, words[1:]))
+    for name in [after for word, after in pairs if word in ('sqs', 'sqs-fips')] + [
+            before for before, word in pairs if word == 'queue']:
+        if '-' in name and name[-1:].isdecimal():
+            return name
     return options.environ.get('AWS_REGION') or options.environ.get('AWS_DEFAULT_REGION', '')
 
 
 def sqs_link(options):
     """The host of the queue: what is asked for is in the request."""
     if not options.queue_url:
-        raise ValueError('found no queue_url, need that of the queue, such as "https://sqs.'
-                         'eu-west-1.amazonaws.com/123456789012/stats"')
+        raise ValueError('found no queue_url, need one such as "%s"' % SQS_EXAMPLE)
     if bool(options.access_key) != bool(options.secret_key):
         raise ValueError('found one of access_key and secret_key, need both or none')
     if options.session_token and not options.access_key:
@@ -4652,7 +4656,7 @@ class Sqs:
                     yield from self.reject(entry, 'it has %d bytes, and "max_bytes" is %d' % (
                         entry.size, self.options.max_bytes))
                     continue
-                if batch and not self.fits(batch, entry):
+                if not self.fits(batch + [entry]):
                     yield from self.store(batch)
                     batch = []
                 batch.append(entry)
@@ -4660,12 +4664,13 @@ class Sqs:
             yield from self.store(batch)
         yield Done(len(frames))
 
-    def fits(self, batch, entry):
-        """Whether the entry may go in the same request. In a FIFO queue only with others of its
-        tick: an entry that fails goes again, and later ticks must not be there before it."""
+    def fits(self, batch):
+        """Whether these may go in one request. In a FIFO queue only those of one tick: an entry
+        that fails goes again, and later ticks must not be there before it."""
         most = min(self.options.max_bytes, self.memory.get('most', self.options.max_bytes))
-        return (len(batch) < SQS_ENTRIES and (not self.fifo or entry.frame is batch[0].frame)
-                and sum(one.size for one in batch) + entry.size <= most)
+        return len(batch) == 1 or (
+            len(batch) <= SQS_ENTRIES and sum(entry.size for entry in batch) <= most
+            and not (self.fifo and batch[0].frame is not batch[-1].frame))
 
     def reject(self, entry, reason):
         self.dealt.add(entry.key)
@@ -4674,17 +4679,19 @@ class Sqs:
     def store(self, batch):
         """Sends a request. What is too long or refused goes in halves, and a message that is so
         alone is rejected."""
-        what, reason, reply = yield from self.exchange(batch)
+        what, reason, reply = SQS_LONG, '', None
+        if self.fits(batch):
+            what, reason, reply = yield from self.exchange(batch)
+            if what == SQS_LONG:
+                self.memory['most'] = sum(entry.size for entry in batch) - 1
         if what is None:
             yield from self.settle(batch, reply)
-        elif len(batch) > 1:
-            if what == SQS_LONG:
-                self.memory['most'] = max(1, sum(entry.size for entry in batch) // 2)
+        elif len(batch) == 1:
+            yield from self.reject(batch[0], reason)
+        else:
             for half in batch[:len(batch) // 2], batch[len(batch) // 2:]:
                 yield from self.store(half)
             return
-        else:
-            yield from self.reject(batch[0], reason)
         yield Done(batch[-1].done)
 
     def exchange(self, batch):
@@ -4758,9 +4765,7 @@ class Sqs:
 
 
 @emitter('sqs', 'Amazon SQS, and what speaks like it', [
-    Option('queue_url', sqs_url, '',
-           'URL of the queue, such as https://sqs.eu-west-1.amazonaws.com/123456789012/stats; '
-           'needed'),
+    Option('queue_url', sqs_url, '', 'URL of the queue, such as %s; needed' % SQS_EXAMPLE),
     Option('region', text, '', 'Its region; "" = as its host says, else AWS_REGION'),
     Option('access_key', text, '',
            'Id of the key that signs; "" = AWS_ACCESS_KEY_ID, ~/.aws/credentials, or the role of '
