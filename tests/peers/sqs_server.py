@@ -24,6 +24,7 @@ ELASTICMQ = '''include classpath("application.conf")
 node-address {{ protocol = http, host = "127.0.0.1", port = {port}, context-path = "" }}
 rest-sqs {{ enabled = true, bind-port = {port}, bind-hostname = "127.0.0.1", sqs-limits = strict }}
 rest-stats {{ enabled = false }}
+queues-storage {{ enabled = true, path = "{folder}/queues.conf" }}
 messages-storage {{ enabled = true, uri = "jdbc:h2:{folder}/queues;WRITE_DELAY=0" }}
 '''
 

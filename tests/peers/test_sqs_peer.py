@@ -73,7 +73,9 @@ def options(peer, url, **more):
     """Options of an emitter that writes to that queue."""
     access, secret = peer.key
     out = dict(type='sqs', queue_url=url, region=peer.region, access_key=access, secret_key=secret)
-    return dict(out, **({'tls_ca': peer.tls[2]} if getattr(peer, 'tls', None) else {}), **more)
+    if getattr(peer, 'tls', None):
+        out['tls_ca'] = peer.tls[2]
+    return dict(out, **more)
 
 
 def config(folder, modules=None, identity=None, **emitters):
@@ -188,9 +190,10 @@ def test_keys_of_the_environment_the_file_the_instance_and_the_container(run, mo
 
 @pytest.mark.parametrize('host', HOSTS)
 def test_a_frozen_host_arrives_as_it_is(run, moto, elasticmq, tmp_path, host):
-    queues = [(moto, moto.create(name())), (moto, moto.create(name(True))),
-              (elasticmq, elasticmq.create(name())), (elasticmq, elasticmq.create(name(True)))]
-    emitters = {'sqs-%d' % i: options(peer, url) for i, (peer, url) in enumerate(queues)}
+    queues = [(peer, peer.create(name(fifo))) for peer in (moto, elasticmq) for fifo in (False, True)]
+    if host == 'big':                           # more than ElasticMQ takes
+        del queues[2:]
+    emitters = {'sqs-%d' % i: options(peer, url, max_bytes=1048576) for i, (peer, url) in enumerate(queues)}
     done = run('-f', config(tmp_path, identity={}, **emitters), '--replay', os.path.join(FROZEN, host))
     assert done.code == 0 and 'warning: sqs' not in done.err
     assert len(payloads(done.out)) >= 2
@@ -357,13 +360,13 @@ def test_a_queue_that_is_missing_is_waited_for(request, kind):
 
 # -- a server that goes --------------------------------------------------------------------------
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize('fifo', [False, True])
-def test_nothing_is_lost_when_the_server_is_ended_and_started_again(agent, elasticmq, tmp_path, fifo, number):
+def test_nothing_is_lost_when_the_server_is_killed_and_started_again(agent, elasticmq, tmp_path, fifo):
     url = elasticmq.create(name(fifo))
-    process = live(agent, tmp_path, '-f', config(tmp_path, LOAD, sqs=options(elasticmq, url)), '-n', 50, '-i', 0.1)
+    path = config(tmp_path, LOAD, sqs=options(elasticmq, url, timeout=60))     # so long it tries at the end
+    process = live(agent, tmp_path, '-f', path, '-n', 50, '-i', 0.1)
     until_ticks(tmp_path, 8)
-    elasticmq.stop(number)
+    elasticmq.stop(signal.SIGKILL)
     until_ticks(tmp_path, 14)
     elasticmq.start()
     code, ticks, errors = ended(process, tmp_path)
