@@ -199,13 +199,14 @@ class Module:
 
 
 class Emitter:
-    """A kind of emitter: its options, its dialogue, and two functions of the options: what
-    `delivered` means, and where it talks to."""
-    __slots__ = ('name', 'help', 'options', 'delivery', 'link', 'dialogue')
+    """A kind of emitter: its options, its dialogue, two functions of the options: what `delivered`
+    means, and where it talks to, and the variables of the environment that it is handed."""
+    __slots__ = ('name', 'help', 'options', 'delivery', 'link', 'environ', 'dialogue')
 
-    def __init__(self, name, help, options, delivery, link, dialogue):
+    def __init__(self, name, help, options, delivery, link, environ, dialogue):
         self.name, self.help, self.options = name, help, options
         self.delivery, self.link, self.dialogue = delivery, link, dialogue
+        self.environ = environ
 
 
 # The steps of a dialogue. TRANSPORTS performs them; a broken connection is an OSError thrown into
@@ -277,11 +278,14 @@ class Dial:
 
     A session (a login, a handshake) wants such a link: a default link that was closed is opened
     again by the next step, and knows of no session; one that was dialled is gone, and says so.
-    """
-    __slots__ = ('host', 'port')
 
-    def __init__(self, host=None, port=None):
-        self.host, self.port = host, port
+    url: a link for Request to another http or https server, without proxy and certificate of ours.
+    within: seconds, when the deadline of all that follows is to be shorter than usual.
+    """
+    __slots__ = ('host', 'port', 'url', 'within')
+
+    def __init__(self, host=None, port=None, url=None, within=None):
+        self.host, self.port, self.url, self.within = host, port, url, within
 
 
 class Close:
@@ -367,9 +371,17 @@ class Request:
     under the URL of the link, with its query. Whatever the status, it is no error here."""
     __slots__ = ('method', 'path', 'headers', 'body', 'link')
 
-    def __init__(self, method, path, headers, body=None):
+    def __init__(self, method, path, headers, body=None, link=None):
         self.method, self.path, self.headers, self.body = method, path, headers, body
-        self.link = None
+        self.link = link
+
+
+class File:
+    """Gives the bytes of a small file of this host, such as a token that others renew."""
+    __slots__ = ('path',)
+
+    def __init__(self, path):
+        self.path = path
 
 
 class Say:
@@ -465,17 +477,19 @@ def module(name, help, options, *tables, **more):
     return register
 
 
-def emitter(name, help, options, delivery, link):
+def emitter(name, help, options, delivery, link, environ=()):
     """Registers a dialogue(options, memory); memory is a dict that belongs to this emitter, empty
-    at first, and outlives its dialogues.
+    at first, and outlives its dialogues. memory['secrets']: texts that it came to know at work, and
+    that no line of the log may hold.
 
     delivery: what asking for the next batch means, 'acknowledged' or 'sent', or options -> one of
     them. link: options -> where it talks to, as Opener in section 9 takes it; ValueError says which
-    options do not go together.
+    options do not go together. environ: names of variables of the environment; both are handed
+    those that are set, as `options.environ`.
     """
     def register(dialogue):
         what = delivery if callable(delivery) else lambda options: delivery
-        EMITTERS[name] = Emitter(name, help, options, what, link, dialogue)
+        EMITTERS[name] = Emitter(name, help, options, what, link, environ, dialogue)
         return dialogue
     return register
 
@@ -1271,6 +1285,9 @@ def choose(checker, what, name, options, registry, common, folder):
     if kind in registry and 'file' not in options:
         problems = len(checker.problems)
         checked = checker.options(common + registry[kind].options, options, path)
+        if registry is EMITTERS:
+            checked.environ = {word: place.environ[word] for word in registry[kind].environ
+                               if word in place.environ}
         if hasattr(registry[kind], 'link') and len(checker.problems) == problems:
             try:
                 registry[kind].link(checked)    # options that do not go together
@@ -3050,6 +3067,50 @@ def avro_end(tail, mark, codec, skip):
     return None if whole is None else len(tail) if whole else before
 
 
+# -- AWS Signature Version 4 (docs.aws.amazon.com, "Create a signed AWS API request") -----------
+
+def aws_stamp(now):
+    """`20231114T221320Z` for Unix seconds."""
+    from datetime import datetime, timezone     # http.client has brought it along
+    return datetime.fromtimestamp(int(now), timezone.utc).strftime('%Y%m%dT%H%M%SZ')
+
+
+def aws_time(text):
+    """Unix seconds of `2023-11-14T22:13:20Z`; 0 when it is none."""
+    from datetime import datetime, timezone
+    words = text[:10].split('-') + text[11:19].split(':')
+    if len(words) != 6 or not ''.join(words).isdecimal():
+        return 0
+    try:
+        return int(datetime(*map(int, words), tzinfo=timezone.utc).timestamp())
+    except (ValueError, OverflowError):
+        return 0
+
+
+def aws_canonical(headers, body):
+    """(the canonical request for a POST to `/` without a query, the names of its headers): all the
+    headers are signed."""
+    import hashlib
+    lines = sorted((name.lower(), ' '.join(value.split())) for name, value in headers.items())
+    names = ';'.join([name for name, value in lines])
+    return 'POST\n/\n\n%s\n%s\n%s' % (''.join(['%s:%s\n' % line for line in lines]), names,
+                                     hashlib.sha256(body).hexdigest()), names
+
+
+def aws_authorization(access_key, secret_key, region, service, stamp, headers, body):
+    """The Authorization header of such a request. headers: Host and X-Amz-Date, which is the stamp,
+    are among them."""
+    import hashlib
+    canonical, names = aws_canonical(headers, body)
+    scope = '%s/%s/%s/aws4_request' % (stamp[:8], region, service)
+    digest = hashlib.sha256(utf8(canonical)).hexdigest()
+    key = utf8('AWS4' + secret_key)
+    for word in scope.split('/') + ['\n'.join(('AWS4-HMAC-SHA256', stamp, scope, digest))]:
+        key = hmac('sha256', key, utf8(word))
+    return 'AWS4-HMAC-SHA256 Credential=%s/%s, SignedHeaders=%s, Signature=%s' % (
+        access_key, scope, names, key.hex())
+
+
 # -- Graphite's pickle ----------------------------------------------------------------------------
 
 def pickle_list(items):
@@ -3677,11 +3738,13 @@ LOGIN_OPTIONS = [
     Option('username', text, '', 'Name to log in with'),
     Option('password', secret, '', 'Its password; "${file:/run/secrets/x}" keeps it out of here'),
 ]
+PROXY_OPTIONS = [
+    Option('proxy', proxy_url, '', 'URL of an HTTP proxy; those of the environment are not used'),
+] + TLS_OPTIONS
 HTTP_OPTIONS = LOGIN_OPTIONS + [
     Option('headers', http_headers, {}, 'More headers, such as {"X-Scope": "a"}'),
     Option('gzip', boolean, True, 'Compress what is sent'),
-    Option('proxy', proxy_url, '', 'URL of an HTTP proxy; those of the environment are not used'),
-] + TLS_OPTIONS
+] + PROXY_OPTIONS
 MESSAGE_OPTIONS = [
     Option('format', choice('payload', 'flat', 'graphite', 'influx'), 'payload',
            'One message per tick; or one per point, flat'),
@@ -3710,7 +3773,7 @@ def tls_files(options, on):
     if not on and (given or not options.tls_verify):
         raise ValueError('found %s without TLS, need %s' % (
             (given or ['tls_verify'])[0],
-            'https in the URL' if hasattr(options, 'url') else '"tls": true'))
+            'https in the URL' if hasattr(options, 'proxy') else '"tls": true'))
     if options.tls_key and not options.tls_cert:
         raise ValueError('found tls_key without tls_cert, need both')
     if not on:
@@ -3722,15 +3785,15 @@ def tls_files(options, on):
     return options.tls_ca, options.tls_cert, options.tls_key, options.tls_verify
 
 
-def http_link(options):
-    """Where an HTTP peer is."""
+def http_link(options, url=''):
+    """Where an HTTP peer is. url: when it is not the option of that name."""
     try:
         import http.client
         import urllib.request
     except ImportError as error:
         raise lacking(error)
-    tls = tls_files(options, options.url.startswith('https:'))
-    return ('http', options.url, tls, options.proxy)
+    url = url or options.url
+    return ('http', url, tls_files(options, url.startswith('https:')), options.proxy)
 
 
 def http_body(options, headers, text):
@@ -3770,10 +3833,15 @@ def retry_after(value, now):
     is neither."""
     if value.strip().isdecimal():
         return int(value.strip()[:9])
+    return max(0, http_date(value) - now)
+
+
+def http_date(value):
+    """Unix seconds of an HTTP date (RFC 9110, section 5.6.7); 0 when it is none."""
     from email.utils import mktime_tz, parsedate_tz
     try:
         date = parsedate_tz(value)
-        return max(0, mktime_tz(date) - now) if date else 0
+        return mktime_tz(date) if date else 0
     except (ValueError, OverflowError, LookupError, TypeError):     # it trusts what it reads
         return 0
 
@@ -5011,6 +5079,572 @@ def avro(options, memory):
         yield from file.deliver(frames)
 
 
+# -- sqs: Amazon SQS, JSON 1.0 (docs.aws.amazon.com, "Amazon SQS API Reference") -----------------
+
+SQS_EXAMPLE = 'https://sqs.eu-west-1.amazonaws.com/123456789012/stats'
+SQS_ENTRIES = 10                # messages in one request
+SQS_BYTES = 262144  # in all of them: the limit before 2025, which old queues still have
+SQS_CLOCK = 240  # seconds that our clock may be wrong: from 300 on SQS refuses what is signed by it
+SQS_NAME = 128                  # characters of a group, and of what tells messages apart
+SQS_UNFIT = str.maketrans(dict.fromkeys(
+    [code for code in range(32) if chr(code) not in '\t\n\r'] + [0xfffe, 0xffff], '_'))
+
+AWS_BEGINS = 1152576000         # there was no AWS before 2006-07-11; at twice as much this is old
+AWS_EARLY = 600                 # seconds before their end that credentials are asked for anew
+AWS_PATIENCE = 2                # seconds for one answer of a service that hands them out
+AWS_CONTAINER = 'http://169.254.170.2'
+AWS_INSTANCE, AWS_INSTANCE_IPV6 = 'http://169.254.169.254', 'http://[fd00:ec2::254]'
+AWS_ENVIRON = (
+    'AWS_REGION', 'AWS_DEFAULT_REGION', 'AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY',
+    'AWS_SESSION_TOKEN', 'AWS_SHARED_CREDENTIALS_FILE', 'AWS_PROFILE', 'HOME',
+    'AWS_CONTAINER_CREDENTIALS_RELATIVE_URI', 'AWS_CONTAINER_CREDENTIALS_FULL_URI',
+    'AWS_CONTAINER_AUTHORIZATION_TOKEN', 'AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE',
+    'AWS_EC2_METADATA_DISABLED', 'AWS_EC2_METADATA_SERVICE_ENDPOINT',
+    'AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE')
+
+# What a code means, by how it begins; the first that fits. What a sender is to blame for may be no
+# fault of the data: a key that was disabled, too many requests.
+SQS_BUSY, SQS_EXPIRED, SQS_LOGIN, SQS_MISSING, SQS_LONG, SQS_BAD = range(6)
+SQS_CODES = (
+    (SQS_BUSY, 'Throttl RequestThrottl KmsThrottl KMS.Throttl OverLimit ServiceUnavailable '
+               'InternalError InternalFailure RequestTimeout RequestAborted'),
+    (SQS_EXPIRED, 'ExpiredToken'),
+    (SQS_LOGIN, 'AccessDenied NotAuthorized Unauthorized AuthFailure InvalidClientTokenId '
+                'InvalidAccessKeyId UnrecognizedClient SignatureDoesNotMatch InvalidSignature '
+                'IncompleteSignature MissingAuthenticationToken InvalidSecurity OptInRequired '
+                'RequestExpired Kms KMS.'),
+    (SQS_MISSING, 'QueueDoesNotExist NonExistentQueue QueueDeletedRecently InvalidAddress '
+                  'UnknownOperation InvalidAction'),
+    (SQS_LONG, 'BatchRequestTooLong RequestEntityTooLarge TooManyEntriesInBatchRequest'),
+    (SQS_BAD, 'InvalidMessageContents InvalidParameter InvalidAttribute MissingParameter '
+              'InvalidBatchEntryId UnsupportedOperation ValidationError'),
+)
+
+
+def sqs_meaning(code):
+    """One of the SQS_... above; None for a code that is not among them."""
+    name = code.rpartition('#')[2].partition(':')[0]
+    if name.startswith('AWS.SimpleQueueService.'):
+        name = name[len('AWS.SimpleQueueService.'):]
+    for what, words in SQS_CODES:
+        if any(name.startswith(word) for word in words.split()):
+            return what
+    return None
+
+
+def sqs_error(status, headers, body):
+    """(one of SQS_..., or None; the code and what else was said) of an answer that is no success:
+    {"__type": "com.amazonaws.sqs#QueueDoesNotExist", "message": "..."}, or XML, as some have it."""
+    text = body.decode('utf-8', 'replace')
+    try:
+        given = json_object(text, '')
+    except OSError:
+        code, words = [text.partition('<%s>' % tag)[2].partition('</%s>' % tag)[0]
+                       for tag in ('Code', 'Message')]
+        given = {'__type': code, 'message': words or ' '.join(text.split())}
+    code = given.get('__type') or headers.get('x-amzn-query-error') or ''
+    words = str(given.get('message') or given.get('Message') or '').strip().split('\n')[0]
+    name = str(code).rpartition('#')[2].partition(';')[0]
+    what = sqs_meaning(name)
+    if what is None:
+        what = {401: SQS_LOGIN, 403: SQS_LOGIN, 407: SQS_LOGIN, 404: SQS_MISSING, 405: SQS_MISSING,
+                408: SQS_BUSY, 413: SQS_LONG, 425: SQS_BUSY, 429: SQS_BUSY}.get(status)
+    return what, ': '.join([word for word in ('HTTP %d' % status, name, words) if word])
+
+
+def sqs_later(what, reason, wait=0):
+    """The Later of what is no fault of the data, as far as one knows."""
+    pause = {SQS_EXPIRED: MISSING_PAUSE, SQS_LOGIN: CREDENTIALS_PAUSE, SQS_MISSING: MISSING_PAUSE}
+    return Later(reason, pause.get(what, wait), what is None or 'Internal' in reason)
+
+
+def sqs_results(reply, name):
+    """The objects in a list of the reply; OSError when that is not what it is."""
+    results = reply.get(name) or []
+    if not isinstance(results, list) or not all(
+            isinstance(one, dict) and isinstance(one.get('Id'), str) for one in results):
+        raise OSError(errno.EPROTO, 'what SQS answers makes no sense')
+    return results
+
+
+def sqs_url(value):
+    """The URL of a queue, less a last slash."""
+    try:
+        if not url_parts(url(value))[4].strip('/'):
+            raise ValueError
+    except ValueError:
+        raise ValueError('the URL of a queue, such as "%s"' % SQS_EXAMPLE)
+    return value.rstrip('/')
+
+
+sqs_url.hides = without_login
+
+
+def sqs_region(options):
+    """`eu-west-1`: as configured, as the host says (`sqs.eu-west-1...`, `eu-west-1.queue...`), or
+    as the environment says; '' when nobody does."""
+    if options.region:
+        return options.region
+    words = url_parts(options.queue_url)[2].split('.')
+    pairs = list(zip(words, words[1:]))
+    for name in [after for word, after in pairs if word in ('sqs', 'sqs-fips')] + [
+            before for before, word in pairs if word == 'queue']:
+        if '-' in name and name[-1:].isdecimal():
+            return name
+    return options.environ.get('AWS_REGION') or options.environ.get('AWS_DEFAULT_REGION', '')
+
+
+def sqs_link(options):
+    """The host of the queue: what is asked for is in the request."""
+    if not options.queue_url:
+        raise ValueError('found no queue_url, need one such as "%s"' % SQS_EXAMPLE)
+    if bool(options.access_key) != bool(options.secret_key):
+        raise ValueError('found one of access_key and secret_key, need both or none')
+    if options.session_token and not options.access_key:
+        raise ValueError('found session_token without access_key, need both')
+    for name in ('access_key', 'session_token'):
+        if not is_word(options[name]):
+            raise ValueError('found blanks or other odd characters in %s, need none' % name)
+    region = sqs_region(options)
+    if not region:
+        raise ValueError('found no region in the host of queue_url, need "region" or AWS_REGION')
+    if not is_word(region) or '/' in region:
+        raise ValueError('found region %s, need one such as "eu-west-1"' % json_text(region))
+    if options.format == 'flat':
+        check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
+    try:
+        import hashlib
+    except ImportError as error:
+        raise lacking(error)
+    return http_link(options, '/'.join(options.queue_url.split('/')[:3]))
+
+
+def is_word(text):
+    """Whether all of it can be seen, in ASCII: what a header takes as it is."""
+    return all('!' <= c <= '~' for c in text)
+
+
+def json_object(text, whose):
+    """The dict that a reply holds; OSError when it holds none."""
+    try:
+        value = JsonReader(text, '').read()
+    except ConfigError:
+        value = None
+    if not isinstance(value, dict):
+        raise OSError(errno.EPROTO, 'what %s answers is no JSON object' % whose)
+    return value
+
+
+class AwsKeys:
+    """What requests are signed with. token: '' for keys that last; ends: Unix seconds, or 0."""
+    __slots__ = ('access', 'secret', 'token', 'ends')
+
+    def __init__(self, whose, access, secret, token, ends=0):
+        texts = [text if isinstance(text, str) else '' for text in (access, secret, token)]
+        self.access, self.secret, self.token = texts
+        self.ends = ends
+        if not (self.access and self.secret and is_word(self.access + self.token)):
+            raise OSError(errno.EPROTO, '%s has no credentials that can be used' % whose)
+
+
+class Aws:
+    """What outlives the dialogues of one emitter: the keys in use, when to ask for others, how many
+    seconds the clock of AWS is ahead of ours, and what may not be logged. Its methods are parts of
+    a dialogue: generators of steps."""
+
+    def __init__(self, secrets):
+        self.keys, self.asking, self.ahead, self.secrets = None, 0, 0, secrets
+        self.options = None
+
+    def take(self, options):
+        """The options of the dialogue that begins: others than before may name other keys."""
+        if self.options != options:
+            self.options, self.asking = options, 0
+
+    def now(self):
+        return (yield Now()) + self.ahead
+
+    def current(self):
+        """The keys to use now. They are asked for anew before they end; those at hand stay while
+        there are no others."""
+        now = yield from self.now()
+        if now >= self.asking:
+            try:
+                self.asking = now + MISSING_PAUSE
+                self.keys = yield from self.fetch()
+                self.asking = max(self.keys.ends - AWS_EARLY, now + MISSING_PAUSE)
+                if not self.keys.ends:
+                    self.asking = float('inf')
+                self.hide(self.keys.secret, self.keys.token)
+            except OSError as error:
+                if self.keys is None or 0 < self.keys.ends <= now:
+                    self.asking = 0
+                    raise Later('no credentials: %s' % (error.strerror or error), MISSING_PAUSE)
+        return self.keys
+
+    def hide(self, *texts):
+        """Keeps the texts, and those before them, out of the log."""
+        self.secrets[:] = [text for text in texts if text] + [
+            text for text in self.secrets if text not in texts][:6]
+
+    def fetch(self):
+        """Keys of the first place that has some: the options, the environment, the user's file of
+        them, the container, the instance."""
+        options, environ = self.options, self.options.environ
+        if options.access_key:
+            return AwsKeys('', options.access_key, options.secret_key, options.session_token)
+        if environ.get('AWS_ACCESS_KEY_ID') and environ.get('AWS_SECRET_ACCESS_KEY'):
+            return AwsKeys('the environment', environ['AWS_ACCESS_KEY_ID'],
+                           environ['AWS_SECRET_ACCESS_KEY'], environ.get('AWS_SESSION_TOKEN', ''))
+        keys, why = yield from self.from_file()
+        if keys:
+            return keys
+        if environ.get('AWS_CONTAINER_CREDENTIALS_RELATIVE_URI'):
+            where = AWS_CONTAINER + environ['AWS_CONTAINER_CREDENTIALS_RELATIVE_URI']
+            return (yield from self.from_container(where))
+        if environ.get('AWS_CONTAINER_CREDENTIALS_FULL_URI'):
+            where = environ['AWS_CONTAINER_CREDENTIALS_FULL_URI']
+            return (yield from self.from_container(where))
+        why = 'none in the options and the environment, %s, ' % why
+        if environ.get('AWS_EC2_METADATA_DISABLED', '').lower() == 'true':
+            raise OSError(why + 'and AWS_EC2_METADATA_DISABLED is true')
+        try:
+            return (yield from self.from_instance())
+        except OSError as error:
+            raise OSError('%s%s' % (why, error.strerror or error))
+
+    def from_file(self):
+        """(keys, '') of the profile in ~/.aws/credentials; (None, why not) when it has none. A
+        profile that was asked for by name must have some."""
+        environ = self.options.environ
+        profile = environ.get('AWS_PROFILE') or 'default'
+        path = environ.get('AWS_SHARED_CREDENTIALS_FILE') or '~/.aws/credentials'
+        if path.startswith('~/'):
+            path = environ.get('HOME', '') + path[1:]
+        try:
+            found = aws_profile((yield File(path)).decode('utf-8', 'replace'), profile)
+            why = 'no keys of a profile %s in %s' % (profile, path)
+        except OSError as error:
+            found, why = {}, '%s: %s' % (path, error.strerror or error)
+        if found.get('aws_access_key_id'):
+            return AwsKeys('the profile %s in %s' % (profile, path), found['aws_access_key_id'],
+                           found.get('aws_secret_access_key'),
+                           found.get('aws_session_token')), ''
+        if environ.get('AWS_PROFILE'):
+            raise OSError(why)
+        return None, why
+
+    def from_container(self, where):
+        """Those of the task or pod (docs.aws.amazon.com/sdkref, "Container credential
+        provider")."""
+        environ, headers = self.options.environ, {}
+        if not aws_may_ask(where):
+            raise OSError('the URL of the container\'s credentials is neither https nor at an '
+                          'address of this host, 169.254.* or fd00:ec2::*')
+        token = environ.get('AWS_CONTAINER_AUTHORIZATION_TOKEN', '')
+        if environ.get('AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE'):
+            token = yield File(environ['AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE'])
+            token = token.decode('ascii', 'replace').strip()
+        if any(not ' ' <= c <= '~' for c in token):
+            raise OSError('the token for the container\'s credentials is no text for a header')
+        if token:
+            self.hide(token)
+            headers['Authorization'] = token
+        return aws_handed((yield from self.ask('GET', where, headers)), 'the container')
+
+    def from_instance(self):
+        """Those of the EC2 instance's role (docs.aws.amazon.com/AWSEC2, "Use IMDSv2")."""
+        environ = self.options.environ
+        mode = environ.get('AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE', '').lower()
+        where = environ.get('AWS_EC2_METADATA_SERVICE_ENDPOINT') or (
+            AWS_INSTANCE_IPV6 if mode == 'ipv6' else AWS_INSTANCE)
+        where = where.rstrip('/') + '/latest/'
+        token = yield from self.ask('PUT', where + 'api/token',
+                                    {'X-aws-ec2-metadata-token-ttl-seconds': '21600'})
+        headers = {'X-aws-ec2-metadata-token': token}
+        if not is_word(token):
+            raise OSError(errno.EPROTO, 'the instance gives a token that is none')
+        where += 'meta-data/iam/security-credentials/'
+        role = (yield from self.ask('GET', where, headers)).strip().split('\n')[0]
+        if not role or not is_word(role) or '/' in role:
+            raise OSError('the instance has no role')
+        return aws_handed((yield from self.ask('GET', where + role, headers)), 'the instance')
+
+    def ask(self, method, where, headers):
+        """The text of an answer of a service that hands credentials out."""
+        base, path = '/'.join(where.split('/')[:3]), '/' + '/'.join(where.split('/')[3:])
+        try:
+            url(base)
+            if not is_word(path):
+                raise ValueError
+        except ValueError:
+            raise OSError('%s is no URL to ask for credentials' % base)
+        try:
+            link = yield Dial(url=base, within=AWS_PATIENCE)
+            status, _, body = yield Request(method, path, headers, None, link)
+            yield Close(link)
+        except OSError as error:
+            raise OSError('%s: %s' % (base, error.strerror or error))
+        if status != 200:
+            raise OSError('%s: HTTP %d' % (base, status))
+        return body.decode('utf-8', 'replace')
+
+    def refused(self, headers):
+        """AWS does not take what was signed: the keys are looked at anew. Gives what is to be said
+        when it was our clock that is wrong, and that of AWS is used from now on; else ''."""
+        self.asking = 0
+        now, theirs = (yield Now()), http_date(headers.get('date', ''))
+        if not AWS_BEGINS < theirs < 2 * AWS_BEGINS or abs(theirs - now - self.ahead) < SQS_CLOCK:
+            return ''
+        self.ahead = theirs - now if abs(theirs - now) >= SQS_CLOCK else 0
+        if not self.ahead:
+            return 'the clock here is right again'
+        return 'the clock here says %s and that of AWS %s, by which requests are signed now' % (
+            aws_stamp(now), aws_stamp(theirs))
+
+
+def aws_profile(text, profile):
+    """{key in lower case: value} of a section of an INI file; {} without it."""
+    found, inside = {}, False
+    for line in text.splitlines():
+        key, sign, value = line.partition('=')
+        if line.startswith('['):
+            inside = line.partition(']')[0][1:].strip() == profile
+        elif inside and sign and line[0] not in '#; \t':
+            found[key.strip().lower()] = value.strip()
+    return found
+
+
+def aws_may_ask(where):
+    """Whether credentials may be asked for at that URL: over https, or on this host and the links
+    of AWS beside it, as its own libraries have it."""
+    try:
+        scheme, _, host, _, _ = url_parts('/'.join(where.split('/')[:3]))
+    except ValueError:
+        return False
+    parts = host.split('.')
+    if len(parts) == 4 and all(part.isdecimal() for part in parts):
+        return scheme == 'https' or parts[0] == '127' or parts[:2] == ['169', '254']
+    near = host in ('localhost', '::1') or (host.startswith('fd00:ec2::')
+                                            and not host[10:].strip('0123456789abcdef:'))
+    return near or scheme == 'https'
+
+
+def aws_handed(text, whose):
+    """The AwsKeys in a reply: {"AccessKeyId": ..., "SecretAccessKey": ..., "Token": ...,
+    "Expiration": "2023-11-14T22:13:20Z"}."""
+    given = json_object(text, whose)
+    if given.get('Code', 'Success') != 'Success':
+        raise OSError('%s gives no credentials: %s' % (whose, given['Code']))
+    return AwsKeys(whose, given.get('AccessKeyId'), given.get('SecretAccessKey'),
+                   given.get('Token'), aws_time(str(given.get('Expiration'))))
+
+
+class SqsEntry:
+    """One message: its place, what is said of it in a request behind its Id, and what shows that
+    SQS has stored it.
+
+    key: (run, seq, number in its tick); index: that of its tick in the batch; done: how many ticks
+    are done with it.
+    """
+    __slots__ = ('frame', 'key', 'index', 'done', 'size', 'md5', 'text')
+
+    def __init__(self, options, frame, number, body, index, last):
+        self.frame, self.key = frame, (frame.run, frame.seq, number)
+        self.index, self.done = index, index + last
+        body = body.decode().translate(SQS_UNFIT)
+        data = body.encode()
+        self.size, self.md5 = len(data), md5_text(data)
+        self.text = '"MessageBody":%s' % long_json_text(body)
+        if options.queue_url.endswith('.fifo'):
+            import hashlib
+            self.text += ',"MessageGroupId":%s,"MessageDeduplicationId":"%s-%d-%d-%s"' % (
+                json_text(sqs_group(options.group, frame.identity)),
+                frame.run, frame.seq, number, hashlib.sha256(data).hexdigest()[:16])
+
+
+def sqs_group(template, identity):
+    """The template filled in; what may not stand in a group becomes _."""
+    name = ''.join([c if '!' <= c <= '~' else '_' for c in filled(template, identity)])
+    return name[:SQS_NAME] or '_'
+
+
+def long_json_text(text):
+    """As json_text(), in UTF-8 and a hundred times faster; no other control characters are in the
+    text than tabs and line ends."""
+    for letter in '\\"\n\r\t':
+        text = text.replace(letter, LETTERS[letter])
+    return '"%s"' % text
+
+
+def md5_text(data):
+    """The MD5 in hexadecimal, '' where the law forbids it (FIPS 140)."""
+    import hashlib
+    try:
+        return hashlib.md5(data).hexdigest()
+    except ValueError:
+        return ''
+
+
+class Sqs:
+    """One dialogue with a queue. Its methods are parts of that dialogue: generators of steps.
+
+    dealt: the messages of ticks under way that are stored or refused. most: bytes of a request that
+    the queue takes. Both outlive it, as aws does.
+    """
+
+    def __init__(self, options, memory):
+        self.options, self.memory = options, memory
+        self.aws = memory.setdefault('aws', Aws(memory.setdefault('secrets', [])))
+        self.dealt = memory.setdefault('dealt', set())
+        self.host = options.queue_url.split('/')[2]
+        self.region, self.fifo = sqs_region(options), options.queue_url.endswith('.fifo')
+        self.aws.take(options)
+
+    def deliver(self, frames, encode):
+        """Stores the messages of the frames in as few requests as they fit in."""
+        offered, batch = set((frame.run, frame.seq) for frame in frames), []
+        self.dealt.intersection_update([key for key in self.dealt if key[:2] in offered])
+        for i, frame in enumerate(frames):
+            bodies = encode(frame)
+            for n, body in enumerate(bodies):
+                if (frame.run, frame.seq, n) in self.dealt:
+                    continue                    # before the last dialogue broke off
+                entry = SqsEntry(self.options, frame, n, body, i, n == len(bodies) - 1)
+                if entry.size > self.options.max_bytes:
+                    yield from self.reject(entry, 'it has %d bytes, and "max_bytes" is %d' % (
+                        entry.size, self.options.max_bytes))
+                    continue
+                if not self.fits(batch + [entry]):
+                    yield from self.store(batch)
+                    batch = []
+                batch.append(entry)
+        if batch:
+            yield from self.store(batch)
+        yield Done(len(frames))
+
+    def fits(self, batch):
+        """Whether these may go in one request. In a FIFO queue only those of one tick: an entry
+        that fails goes again, and later ticks must not be there before it."""
+        most = min(self.options.max_bytes, self.memory.get('most', self.options.max_bytes))
+        return len(batch) == 1 or (
+            len(batch) <= SQS_ENTRIES and sum(entry.size for entry in batch) <= most
+            and not (self.fifo and batch[0].frame is not batch[-1].frame))
+
+    def reject(self, entry, reason):
+        self.dealt.add(entry.key)
+        yield Reject(entry.frame, reason, int(self.options.format == 'flat'))
+
+    def store(self, batch):
+        """Sends a request. What is too long or refused goes in halves, and a message that is so
+        alone is rejected."""
+        what, reason, reply = SQS_LONG, '', None
+        if self.fits(batch):
+            what, reason, reply = yield from self.exchange(batch)
+            if what == SQS_LONG:
+                self.memory['most'] = sum(entry.size for entry in batch) - 1
+        if what is None:
+            yield from self.settle(batch, reply)
+        elif len(batch) == 1:
+            yield from self.reject(batch[0], reason)
+        else:
+            for half in batch[:len(batch) // 2], batch[len(batch) // 2:]:
+                yield from self.store(half)
+            return
+        yield Done(batch[-1].done)
+
+    def exchange(self, batch):
+        """(None, '', reply) of a request that was taken; (SQS_LONG or SQS_BAD, reason, None) of one
+        that was refused. Once more at once, when the credentials have ended or our clock is
+        wrong."""
+        entries = ','.join(['{"Id":"%d",%s}' % (i, entry.text) for i, entry in enumerate(batch)])
+        body = ('{"QueueUrl":%s,"Entries":[%s]}' % (
+            json_text(self.options.queue_url), entries)).encode()
+        for again in (True, False):
+            keys = yield from self.aws.current()
+            yield Wait(0)                       # each exchange has its own time
+            headers = self.signed(keys, aws_stamp((yield from self.aws.now())), body)
+            status, headers, reply = yield Request('POST', '/', headers, body)
+            if 200 <= status < 300:
+                return None, '', json_object(reply.decode('utf-8', 'replace'), 'SQS')
+            what, reason = sqs_error(status, headers, reply)
+            if what in (SQS_EXPIRED, SQS_LOGIN):
+                wrong_clock = yield from self.aws.refused(headers)
+                if wrong_clock:
+                    yield Say(wrong_clock)
+                if again and (wrong_clock or what == SQS_EXPIRED):
+                    continue
+            if what in (SQS_LONG, SQS_BAD):
+                return what, reason, None
+            now = yield Now()
+            if what is None and status // 100 != 4:
+                http_outcome(status, headers, reply, now)
+            raise sqs_later(what, reason, retry_after(headers.get('retry-after', ''), now))
+
+    def signed(self, keys, stamp, body):
+        """The headers of a request at that time, Authorization among them."""
+        headers = {'Host': self.host, 'Content-Type': 'application/x-amz-json-1.0',
+                   'X-Amz-Date': stamp, 'X-Amz-Target': 'AmazonSQS.SendMessageBatch'}
+        if keys.token:
+            headers['X-Amz-Security-Token'] = keys.token
+        headers['Authorization'] = aws_authorization(keys.access, keys.secret, self.region, 'sqs',
+                                                     stamp, headers, body)
+        return dict(headers, **{'User-Agent': 'statbadger/' + VERSION})
+
+    def settle(self, batch, reply):
+        """Takes note of what became of each entry. Raises Later when one is not stored that may
+        be, all ticks before it done; it alone goes again."""
+        waiting, trouble = dict((str(i), entry) for i, entry in enumerate(batch)), []
+        for result in sqs_results(reply, 'Successful'):
+            entry = waiting.pop(result.get('Id'), None)
+            md5 = result.get('MD5OfMessageBody')
+            if entry and entry.md5 and md5 and md5 != entry.md5:
+                trouble.append((entry.index, Later('SQS has stored something else than was sent: '
+                                                   'its MD5 differs', 0, True)))
+            elif entry:
+                self.dealt.add(entry.key)
+        for result in sqs_results(reply, 'Failed'):
+            entry = waiting.pop(result.get('Id'), None)
+            if not entry:
+                continue
+            reason = '%s: %s' % (result.get('Code'), result.get('Message'))
+            what = sqs_meaning(str(result.get('Code')))
+            if what in (SQS_LONG, SQS_BAD) or what is None and result.get('SenderFault') is True:
+                yield from self.reject(entry, reason)
+            else:
+                trouble.append((entry.index, sqs_later(what, reason)))
+        for entry in waiting.values():
+            trouble.append((entry.index, OSError(errno.EPROTO, 'SQS does not say what became of a '
+                                                               'message')))
+        if trouble:
+            first = min(index for index, error in trouble)
+            if first:
+                yield Done(first)
+            raise trouble[0][1]
+
+
+@emitter('sqs', 'Amazon SQS, and what speaks like it', [
+    Option('queue_url', sqs_url, '', 'URL of the queue, such as %s; needed' % SQS_EXAMPLE),
+    Option('region', text, '', 'Its region; "" = as its host says, else AWS_REGION'),
+    Option('access_key', text, '',
+           'Id of the key that signs; "" = AWS_ACCESS_KEY_ID, ~/.aws/credentials, or the role of '
+           'the container or the instance'),
+    Option('secret_key', secret, '', 'The key itself'),
+    Option('session_token', secret, '', 'What goes with keys that do not last'),
+    Option('group', template, '{hostname}',
+           'Message group, for a FIFO queue, which keeps the order within it'),
+    Option('max_bytes', whole(1024, 1048576), SQS_BYTES,
+           'Most bytes in a message, and in all of a request; SQS takes 1048576 by now'),
+] + MESSAGE_OPTIONS + PROXY_OPTIONS, 'acknowledged', sqs_link, AWS_ENVIRON)
+def sqs(options, memory):
+    """A message per tick (or point), up to ten in a request. What SQS did not store of a request
+    goes again alone; in a FIFO queue what is repeated is not stored twice."""
+    dialogue, encode = Sqs(options, memory), messages(options)
+    while True:
+        frames = yield Next()
+        yield from dialogue.deliver(frames, encode)
+
+
 # == 9 TRANSPORTS: sockets, pipes, the log; who performs the steps of a dialogue ================
 
 TIOCOUTQ = 0x5411  # bytes that the peer's kernel has not acknowledged; elsewhere an error
@@ -5645,6 +6279,18 @@ class Resolver:
         return question.answer
 
 
+def small_file(path):
+    """The bytes of a file; OSError when there is no such file, or it has more than 64 KiB."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        data = os.read(fd, MOST_REPLY + 1)
+    finally:
+        os.close(fd)
+    if len(data) > MOST_REPLY:
+        raise OSError(errno.EFBIG, 'a file of more than %d bytes' % MOST_REPLY)
+    return data
+
+
 class HttpLink:
     """One kept-alive HTTP/1.1 connection, spoken to through urllib.request: no redirect is followed
     (a redirected POST would become an empty GET, with our token, to another host), no proxy of the
@@ -5921,8 +6567,8 @@ class Exchange:
         if link is self.link:
             self.link = None
 
-    def open(self, target):
-        self.deadline = time.monotonic() + self.timeout
+    def open(self, target, within=None):
+        self.deadline = time.monotonic() + min(self.timeout, within or self.timeout)
         try:
             link = self.opener.open(target, self.timeout, self.deadline)
         except OSError as error:
@@ -6007,7 +6653,7 @@ class Exchange:
     def request(self, step):
         """A connection that was kept alive may have been closed by the peer in the same moment: the
         request is sent once more at once, on a new one."""
-        fresh = self.link is None
+        fresh = self.link is None or step.link is not None
         link = self.linked(step)
         try:
             answer = link.exchange(step, self.deadline)
@@ -6019,6 +6665,15 @@ class Exchange:
         if not link.again:
             self.shut(link)
         return answer
+
+    def dial(self, step):
+        target = self.target
+        if step.url is not None:
+            usual = ('', '', '', True) if step.url.startswith('https:') else None
+            target = ('http', step.url, usual, '')
+        elif step.host is not None:
+            target = ('tcp', step.host, step.port, target[3])
+        return self.open(target, step.within)
 
     def wait(self, step):
         if step.seconds:
@@ -6033,8 +6688,7 @@ class Exchange:
         Read: on_link(lambda self, step, link: link.until(
             lambda data: step.n if len(data) >= step.n else None, self.deadline, step.n)),
         Available: on_link(lambda self, step, link: link.available()),
-        Dial: lambda self, step: self.open(('tcp', step.host, step.port, self.target[3])
-                                           if step.host is not None else self.target),
+        Dial: dial, File: lambda self, step: small_file(step.path),
         Close: lambda self, step: self.shut(step.link),
         Open: lambda self, step: self.open(('file', step.path, step.folder)),
         Size: on_link(lambda self, step, link: link.size()),
@@ -6441,7 +7095,12 @@ def secrets_of(declared, options):
             out.update([login, login.partition(':')[2], basic(login).partition(' ')[2]])
     if hasattr(options, 'password'):
         out.add(basic('%s:%s' % (options.username, options.password)).partition(' ')[2])
-    out.update([disguise for text in out for disguise in disguises(text)])
+    return hidden(out)
+
+
+def hidden(texts):
+    """The texts and their disguises, longest first."""
+    out = set(texts).union(disguise for text in texts for disguise in disguises(text))
     return sorted([text for text in out if len(text) > 2], key=len, reverse=True)
 
 
@@ -6642,7 +7301,8 @@ class Sender:
 
     def plain(self, reason):
         """The text without secrets, which a server may have sent back, and not too long."""
-        for text in self.role.secrets:
+        learnt = (self.role.memory or {}).get('secrets')
+        for text in hidden(list(self.role.secrets) + learnt) if learnt else self.role.secrets:
             reason = reason.replace(text, '****')
         return reason if len(reason) <= MOST_REASON else reason[:MOST_REASON] + ' ...'
 
