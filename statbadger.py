@@ -4306,7 +4306,7 @@ class ZmqPeer:
     def greeted(self):
         """Whether the whole greeting is there, and good. libzmq writes a 1 before 0x7f."""
         head = self.buffer[:ZMTP_GREETING]
-        if head[:1] != b'\xff' or head[9:10] not in (b'', b'\x7f'):
+        if head[:1] not in (b'', b'\xff') or head[9:10] not in (b'', b'\x7f'):
             raise OSError(errno.EPROTO, 'no ZeroMQ there: found %s, need ff' % head[:10].hex())
         if len(head) > 10 and head[10] < 3:
             raise Later('the peer speaks revision %d of ZMTP, need 3: libzmq 4.0 or newer' % (
@@ -4735,9 +4735,12 @@ class StreamLink:
         if not self.receive() and not self.buffer and wait:
             try:
                 wait_for(self.fd, select.POLLIN, min(deadline, time.monotonic() + wait))
-            except OSError:
-                left(deadline)                  # raises when it was that one
-            self.receive()
+                self.receive()
+            except OSError as error:
+                if error.errno != errno.ETIME:
+                    raise
+        if wait:
+            left(deadline)                      # also for a peer that talks on and on
         data, self.buffer = self.buffer, b''
         self.unheard = self.unheard and not data
         return data

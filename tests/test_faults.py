@@ -22,6 +22,7 @@ import statbadger
 from conftest import FakeClock
 from rig import configured, role_of
 from standins import ALWAYS, Bad, HttpStandin, InfluxStandin, KafkaStandin, Listener, Proxy, Result
+from standins_zeromq import ZmqStandin
 
 SEED = int(os.environ.get('FAULT_SEED', random.randrange(1 << 30)))
 WHO = dict.fromkeys(statbadger.IDENTITY_KEYS, '')
@@ -407,6 +408,28 @@ class OldKafka(Kafka):
     versions, tells = '0.11', False
 
 
+class Zeromq(Variant):
+    """Connecting; bound: tests/test_zeromq.py. No TLS, and no peer that refuses a message."""
+    kind, delivery, answers = 'zeromq', 'sent', True
+
+    def __init__(self, name, every=False, login=False, **values):
+        Variant.__init__(self, name, every, **values)
+        self.login = login
+        if login:
+            self.values.update(username='mia', password=PASSWORD)
+
+    def server(self, context):
+        return ZmqStandin('SUB' if self.values.get('pattern') == 'pub' else 'PULL',
+                          {'mia': PASSWORD} if self.login else None)
+
+    def where(self, port):
+        return {'endpoint': 'tcp://127.0.0.1:%d' % port}
+
+    def stored(self, server):
+        found = [match.groups() for body in server.bodies() for match in Kafka.PATTERN.finditer(body.decode())]
+        return [(a or c or e, int(b or d or f)) for a, b, c, d, e, f in found]
+
+
 VARIANTS = {
     'graphite': [Graphite('graphite', True), Graphite('graphite-pickle', True, protocol='pickle'),
                  Graphite('graphite-tls', tls=True)],
@@ -419,6 +442,9 @@ VARIANTS = {
               Kafka('kafka-plain', sasl='plain'), Kafka('kafka-scram-256', sasl='scram-sha-256'),
               Kafka('kafka-scram-512-tls', sasl='scram-sha-512', tls=True), Kafka('kafka-tls', tls=True),
               OldKafka('kafka-0.11'), OldKafka('kafka-0.11-plain', sasl='plain')],
+    'zeromq': [Zeromq('zeromq', True), Zeromq('zeromq-pub', True, pattern='pub', topic='{hostname}'),
+               Zeromq('zeromq-flat-plain', login=True, format='flat'),
+               Zeromq('zeromq-pub-plain', True, login=True, pattern='pub', format='graphite', prefix='x')],
 }
 EXEMPT = {'stdout': 'has no peer and no connection: tests/test_transports.py', 'stdout_pretty': 'as stdout'}
 ALL = [variant for variants in VARIANTS.values() for variant in variants]
