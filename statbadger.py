@@ -211,17 +211,17 @@ class Emitter:
 
 # The steps of a dialogue. TRANSPORTS performs them; a broken connection is an OSError thrown into
 # the generator at its step, and that link is closed by then. Without a link the default one is
-# meant, which the first step that needs it opens. Accept (peers that dial us) joins them with the
-# first emitter that needs it.
+# meant, which the first step that needs it opens. An error at Next says in .link which one broke.
 
 class Next:
     """The next batch of frames; asking acknowledges the last one. With `idle`, [] after so many
     seconds, or when a link has input, which is left for the dialogue to read; without, what a peer
-    says meanwhile is thrown away."""
-    __slots__ = ('idle',)
+    says meanwhile is thrown away. lack: what a dialogue has to wait for before it wants a batch,
+    and gets [] only: the ticks stay where the oldest can make room, and with a text it is said."""
+    __slots__ = ('idle', 'lack')
 
-    def __init__(self, idle=None):
-        self.idle = idle
+    def __init__(self, idle=None, lack=None):
+        self.idle, self.lack = idle, lack
 
 
 class Done:
@@ -241,11 +241,12 @@ class Reject:
 
 
 class Send:
-    """These bytes go out; gives None once the kernel has taken all of them."""
-    __slots__ = ('data', 'link')
+    """These bytes go out; gives None once the kernel has taken all of them. aside: no tick is in
+    them, so nothing waits for the peer to have them."""
+    __slots__ = ('data', 'link', 'aside')
 
-    def __init__(self, data, link=None):
-        self.data, self.link = data, link
+    def __init__(self, data, link=None, aside=False):
+        self.data, self.link, self.aside = data, link, aside
 
 
 class Line:
@@ -265,11 +266,11 @@ class Read:
 
 
 class Available:
-    """Gives what has arrived, perhaps b'', without waiting."""
-    __slots__ = ('link',)
+    """Gives what has arrived, perhaps b'': without waiting, or after `wait` seconds for it."""
+    __slots__ = ('link', 'wait')
 
-    def __init__(self, link=None):
-        self.link = link
+    def __init__(self, link=None, wait=0):
+        self.link, self.wait = link, wait
 
 
 class Dial:
@@ -286,6 +287,12 @@ class Dial:
 
     def __init__(self, host=None, port=None, url=None, within=None):
         self.host, self.port, self.url, self.within = host, port, url, within
+
+
+class Accept:
+    """Gives a link to somebody who dials us, or None when nobody does. The first one opens the link
+    that listens; who dials counts as its input."""
+    __slots__ = ()
 
 
 class Close:
@@ -961,6 +968,20 @@ def addresses(usual):
         return ','.join(place_text(host, number or usual) for host, number in pairs)
     check.hides = lambda value: '****' if '@' in str(value) else value
     return check
+
+
+def zmq_endpoint(value):
+    """`tcp://10.0.0.9:5556`, `tcp://[::1]:5556`, and `tcp://*:5556` to bind all addresses
+    (zmq_tcp(7))."""
+    value = text(value)
+    scheme, colon, place = value.partition('://')
+    try:
+        host, number = host_and_port(name_of_host(place))
+        if scheme != 'tcp' or not host or not number:
+            raise ValueError
+    except ValueError:
+        raise ValueError('an endpoint such as "tcp://10.0.0.9:5556"')
+    return value
 
 
 def place_text(host, number):
@@ -3111,6 +3132,77 @@ def aws_authorization(access_key, secret_key, region, service, stamp, headers, b
         access_key, scope, names, key.hex())
 
 
+# -- ZMTP 3.0, what ZeroMQ speaks (rfc.zeromq.org/spec/23) ----------------------------------------
+
+ZMTP_MORE, ZMTP_LONG, ZMTP_COMMAND = 1, 2, 4    # flags of a frame
+ZMTP_GREETING = 64              # bytes
+
+
+def zmtp_greeting(mechanism, server):
+    """The bytes that open a connection. server: whether we are the server of the mechanism."""
+    return b''.join((
+        b'\xff' + bytes(8) + b'\x7f',           # signature
+        b'\x03\x00',                            # version 3.0
+        mechanism.ljust(20, b'\0'),
+        b'\x01' if server else b'\0',           # as-server
+        bytes(31)))                             # filler
+
+
+def zmtp_frame(data, flags=0):
+    """The data behind flags and size."""
+    if len(data) < 256:
+        return struct.pack('BB', flags, len(data)) + data
+    return struct.pack('>BQ', flags | ZMTP_LONG, len(data)) + data
+
+
+def zmtp_command(name, data=b''):
+    return zmtp_frame(zmtp_short(name) + data, ZMTP_COMMAND)
+
+
+def zmtp_short(data):
+    """Bytes behind their 8-bit length."""
+    return struct.pack('B', len(data)) + data
+
+
+def zmtp_frames(data, most):
+    """([(flags, body)] of the whole frames, the bytes behind them). OSError when it is none, or one
+    has a body of more than so many bytes."""
+    out, at = [], 0
+    while at < len(data):
+        flags = data[at]
+        start = at + (9 if flags & ZMTP_LONG else 2)
+        if flags > 7:
+            raise OSError(errno.EPROTO, 'no frame of ZMTP begins with %d' % flags)
+        if start > len(data):
+            break
+        size = struct.unpack('>Q', data[at + 1:start])[0] if flags & ZMTP_LONG else data[at + 1]
+        if size > most:
+            raise OSError(errno.EPROTO, 'a frame of %d bytes, need %d at most' % (size, most))
+        if start + size > len(data):
+            break
+        out.append((flags, data[start:start + size]))
+        at = start + size
+    return out, data[at:]
+
+
+def zmtp_named(body):
+    """(name, data) of a command's body. libzmq 4.3.5 writes ERROR as `^RROR`, without its
+    length."""
+    if body[1:5] == b'RROR':
+        return b'ERROR', body[5:]
+    fields = Fields(body)
+    return fields.take(fields.take(1)[0]), body[fields.at:]
+
+
+def zmtp_properties(data):
+    """{name in lower case: value} of what READY and INITIATE carry."""
+    fields, out = Fields(data), {}
+    while fields.at < len(data):
+        name = fields.take(fields.take(1)[0]).lower()
+        out[name] = fields.take(fields.int32())
+    return out
+
+
 # -- Graphite's pickle ----------------------------------------------------------------------------
 
 def pickle_list(items):
@@ -3721,6 +3813,7 @@ def datagrams(data, most):
 
 CREDENTIALS_PAUSE = 300         # seconds before a password or certificate that failed goes again
 MISSING_PAUSE = 60              # and before what is not there is looked for again
+RESENT, MOST_RESENT = 10000, 100        # ms and number of ticks that go again after a break
 
 STREAM_OPTIONS = [
     Option('host', name_of_host, '127.0.0.1', 'Name or address of the sink'),
@@ -5645,6 +5738,374 @@ def sqs(options, memory):
         yield from dialogue.deliver(frames, encode)
 
 
+# -- zeromq: a peer of ZeroMQ's sockets (rfc.zeromq.org/spec/23, 24, 29 and 30) --------------------
+
+ZMQ_PEERS = 100                 # that may be connected to us
+ZMQ_MOST = 8192                 # bytes of a frame that a peer sends: a name, a topic
+ZMQ_TOPICS = 1 << 18            # bytes of what one peer subscribes to
+ZMQ_JOIN = 0.5                  # seconds for the first subscription: what comes before is lost
+ZMQ_IDLE = 60                   # seconds between looks at links that say nothing
+ZMQ_SAID = 60                   # seconds between two lines about peers that are turned away
+
+
+class ZmqPeer:
+    """One connection's other end: how far its handshake is, and what it has subscribed to.
+
+    we log in:   HELLO -> WELCOME -> INITIATE -> READY
+    it logs in:  WELCOME <- HELLO, READY <- INITIATE
+    no login:    READY -> READY
+
+    due: the command that has to come next; 'greeting' before the first, '' when it is ready.
+    refusal: why it is to be turned away after what feed() gave. since: Unix time it came.
+    """
+
+    def __init__(self, options, link=None, since=0):
+        self.link, self.since, self.bind, self.refusal = link, since, options.bind, ''
+        self.buffer, self.due, self.more = b'', 'greeting', 0
+        self.topics, self.room = {}, ZMQ_TOPICS
+        self.push = options.pattern == 'push'
+        name, self.wanted = ('PUSH', ('PULL',)) if self.push else ('PUB', ('SUB', 'XSUB'))
+        self.login = zmtp_short(utf8(options.username)) + zmtp_short(utf8(options.password))
+        self.mechanism = 'NULL' if self.login == b'\0\0' else 'PLAIN'
+        self.greeting = zmtp_greeting(self.mechanism.encode(),
+                                      self.bind and self.mechanism == 'PLAIN')
+        self.properties = zmtp_short(b'Socket-Type') + struct.pack('>I', len(name)) + name.encode()
+
+    def wants(self, topic):
+        """Whether what is sent under this topic is for it."""
+        if self.push or self.due:
+            return not self.due
+        return any(topic[:i] in self.topics for i in range(len(topic) + 1))
+
+    def feed(self, data):
+        """Takes what came in, however it is cut, and gives the bytes that answer it. OSError when
+        it is not what a peer of ours would say."""
+        self.buffer, out = self.buffer + data, []
+        if self.due == 'greeting':
+            if not self.greeted():
+                return b''
+            out.append(self.opening())
+        frames, self.buffer = zmtp_frames(self.buffer, ZMQ_MOST)
+        for flags, body in frames:
+            if self.refusal:
+                break
+            if flags & ZMTP_COMMAND:
+                out.append(self.command(*zmtp_named(body)))
+            else:
+                self.message(flags, body)
+        return b''.join(out)
+
+    def greeted(self):
+        """Whether the whole greeting is there, and good. libzmq writes a 1 before 0x7f."""
+        head = self.buffer[:ZMTP_GREETING]
+        if head[:1] not in (b'', b'\xff') or head[9:10] not in (b'', b'\x7f'):
+            raise OSError(errno.EPROTO, 'no ZeroMQ there: found %s, need ff' % head[:10].hex())
+        if len(head) > 10 and head[10] < 3:
+            raise Later('the peer speaks revision %d of ZMTP, need 3: libzmq 4.0 or newer' % (
+                head[10]), MISSING_PAUSE)
+        if len(head) < ZMTP_GREETING:
+            return False
+        self.buffer = self.buffer[ZMTP_GREETING:]
+        theirs = head[12:32].rstrip(b'\0').decode('ascii', 'replace')
+        if theirs != self.mechanism:
+            hint = {'PLAIN': ', or username and password', 'NULL': ', or neither of these two'}
+            raise Later('the mechanism of the peer is %s, need %s%s' % (
+                json_text(theirs), self.mechanism, hint.get(theirs, '')), CREDENTIALS_PAUSE)
+        return True
+
+    def unsaid(self, reason):
+        """The reason with what may be wrong: libzmq closes in silence when it does not like the
+        mechanism, or with PLAIN the type of our socket."""
+        if not self.due:
+            return reason
+        return '%s before its %s: is it a %s socket that wants %s?' % (
+            reason, self.due, ' or '.join(self.wanted),
+            'no login' if self.mechanism == 'NULL' else 'a login (PLAIN)')
+
+    def opening(self):
+        """What follows the greetings."""
+        if self.mechanism == 'NULL':
+            self.due = 'READY'
+            return zmtp_command(b'READY', self.properties)
+        self.due = 'HELLO' if self.bind else 'WELCOME'
+        return b'' if self.bind else zmtp_command(b'HELLO', self.login)
+
+    def command(self, name, data):
+        """The answer to a command; one that is not known has none."""
+        name = name.decode('ascii', 'replace')
+        if name == 'ERROR':
+            self.fails(data)
+        if not self.due:
+            return self.remark(name, data)
+        if name not in ('HELLO', 'WELCOME', 'INITIATE', 'READY'):
+            return b''
+        if name != self.due:
+            raise OSError(errno.EPROTO, 'found %s, need %s' % (name, self.due))
+        if name == 'WELCOME':
+            self.due = 'READY'
+            return zmtp_command(b'INITIATE', self.properties)
+        if name == 'HELLO':
+            return self.welcome(data)
+        self.check_type(data)
+        self.due = ''
+        return zmtp_command(b'READY', self.properties) if name == 'INITIATE' else b''
+
+    def fails(self, data):
+        """Raises what an ERROR of the peer means: 400 is a login that it does not know, 300 that it
+        cannot tell now (rfc.zeromq.org/spec/27)."""
+        reason = data[1:].decode('utf-8', 'replace')
+        advice = {'400': ' (are username and password right?)'}.get(reason, '')
+        raise Later('the peer refuses the connection: ERROR %s%s' % (json_text(reason), advice),
+                    0 if reason.startswith('3') else CREDENTIALS_PAUSE)
+
+    def welcome(self, data):
+        """The answer to a login."""
+        from _operator import _compare_digest   # as long for a wrong one as for the right one
+        self.due = 'INITIATE'
+        if _compare_digest(data, self.login):
+            return zmtp_command(b'WELCOME')
+        self.refusal = 'wrong username or password'
+        return zmtp_command(b'ERROR', zmtp_short(b'400'))
+
+    def check_type(self, data):
+        theirs = zmtp_properties(data).get(b'socket-type', b'').decode('ascii', 'replace')
+        if theirs not in self.wanted:
+            raise Later('the peer is a %s socket, need %s' % (
+                json_text(theirs), ' or '.join(self.wanted)), MISSING_PAUSE)
+
+    def remark(self, name, data):
+        """The answer to a command after the handshake."""
+        if name == 'PING':                      # a time to live of 16 bits, and what comes back
+            return zmtp_command(b'PONG', data[2:18])
+        if name in ('SUBSCRIBE', 'CANCEL'):     # ZMTP 3.1, though we announce 3.0
+            self.subscribe(data, name == 'SUBSCRIBE')
+        return b''
+
+    def message(self, flags, body):
+        """ZMTP 3.0 subscribes with a message of one frame: 1 or 0, and the topic."""
+        if self.due:
+            raise OSError(errno.EPROTO, 'a message where %s was due' % self.due)
+        more, self.more = self.more, flags & ZMTP_MORE
+        if not more and not self.more and body[:1] in (b'\0', b'\1'):
+            self.subscribe(body[1:], body[0])
+
+    def subscribe(self, topic, on):
+        """The same topic may be asked for twice, and is then to be cancelled twice."""
+        count = self.topics.get(topic, 0) + (1 if on else -1)
+        if count > 0:
+            self.topics[topic] = count
+        elif not count:
+            del self.topics[topic]
+        if count == bool(on):                   # it is new, or gone
+            self.room -= (len(topic) + 100) * (1 if on else -1)
+        if self.room < 0:
+            raise OSError(errno.EPROTO, 'it subscribes to more than %d bytes' % ZMQ_TOPICS)
+
+
+def zmq_data(options):
+    """frame -> (topic, all its messages as they go over the wire: with `pub` behind a frame that
+    holds the topic)"""
+    encode = messages(options)
+
+    def data(frame):
+        topic = utf8(filled(options.topic, frame.identity))
+        head = zmtp_frame(topic, ZMTP_MORE) if options.pattern == 'pub' else b''
+        return topic, b''.join([head + zmtp_frame(message) for message in encode(frame)])
+    return data
+
+
+def zmq_connected(options):
+    """The dialogue with a peer that we dial. When it breaks off, so does the dialogue."""
+    data, frames = zmq_data(options), (yield Next())
+    peer = yield from zmq_dialled(options)
+    while True:
+        said = yield Available(peer.link)
+        if said:
+            yield Send(peer.feed(said), peer.link, True)
+        for i, frame in enumerate(frames):
+            topic, messages = data(frame)
+            if messages and peer.wants(topic):
+                yield Send(messages, peer.link)
+            yield Done(i + 1)
+        frames = yield Next(ZMQ_IDLE)
+
+
+def zmq_dialled(options):
+    """The peer, ready; a subscriber also has a moment to say what it wants."""
+    peer = ZmqPeer(options, (yield Dial()))
+    yield Send(peer.greeting, peer.link, True)
+    pauses = [0.1] * int(ZMQ_JOIN / 0.1) if options.pattern == 'pub' else []
+    while peer.due or pauses and not peer.topics:
+        try:
+            said = yield Available(peer.link, ZMQ_IDLE if peer.due else pauses.pop())
+        except ConnectionError as error:
+            raise OSError(error.errno, peer.unsaid(error.strerror))
+        if said:
+            yield Send(peer.feed(said), peer.link, True)
+    return peer
+
+
+class ZmqBound:
+    """The dialogue with all peers that dial us. Its methods are parts of it: generators of steps.
+
+    peers: whose turn it is first. given: [(tick, peer)] of what went to one of them in the last
+    seconds; when it breaks off, that goes to another. todo: ticks to be given away, oldest first.
+    """
+
+    def __init__(self, options, memory):
+        self.options, self.memory, self.data = options, memory, zmq_data(options)
+        self.push = options.pattern == 'push'
+        self.peers, self.given, self.todo = [], [], []
+        self.lack = 'no %s is connected' % ('PULL' if self.push else 'SUB')
+
+    def dialogue(self):
+        began = yield Now()
+        yield from self.hear()
+        while True:
+            frames = yield from self.batch(began)
+            yield from self.hear()
+            for i, frame in enumerate(frames):
+                yield Wait(0)                   # one that does not read costs the others one time
+                if self.push:
+                    self.todo.append(frame)
+                    yield from self.give()
+                else:
+                    yield from self.publish(frame)
+                yield Done(i + 1)
+
+    def batch(self, began):
+        """The next ticks; [] when a peer says something. Without a peer ticks wait; those that
+        subscribe have only a moment, at the beginning."""
+        while True:
+            lack = None
+            if self.push and not any(peer.wants(b'') for peer in self.peers):
+                lack = self.lack
+            elif not self.push and not any(peer.topics for peer in self.peers):
+                lack = '' if 0 <= (yield Now()) - began < ZMQ_JOIN else None
+            try:
+                frames = yield Next(ZMQ_JOIN if lack == '' else ZMQ_IDLE, lack)
+            except OSError as error:
+                peer = [peer for peer in self.peers if peer.link is getattr(error, 'link', self)]
+                if not peer:
+                    raise
+                yield from self.lose(peer[0], error)
+                if self.todo:
+                    yield Wait(0)
+                    yield from self.give()
+                continue
+            self.forget()
+            return frames
+
+    def forget(self):
+        """What was given away long ago has been read."""
+        if self.given:
+            since = self.given[-1][0].time_ms - RESENT
+            self.given = [one for one in self.given[-MOST_RESENT:] if one[0].time_ms > since]
+
+    def give(self):
+        """Hands out what there is to do, a tick to each in turn."""
+        while self.todo:
+            ready = [peer for peer in self.peers if peer.wants(b'')]
+            if not ready:
+                raise Later(self.lack)
+            self.peers.remove(ready[0])
+            self.peers.append(ready[0])
+            try:
+                yield Send(self.data(self.todo[0])[1], ready[0].link)
+                self.given.append((self.todo.pop(0), ready[0]))
+            except OSError as error:
+                yield from self.lose(ready[0], error)
+
+    def publish(self, frame):
+        """A tick to all that have subscribed to it."""
+        topic, messages = self.data(frame)
+        for peer in [peer for peer in self.peers if messages and peer.wants(topic)]:
+            try:
+                yield Send(messages, peer.link)
+            except OSError as error:
+                yield from self.lose(peer, error)
+
+    def lose(self, peer, error):
+        """One peer less. What it was given, and may not have read, goes to others; without others
+        it is for delivery to see that it goes again."""
+        self.peers.remove(peer)
+        yield Close(peer.link)
+        orphans = [frame for frame, who in self.given if who is peer]
+        self.given = [one for one in self.given if one[1] is not peer]
+        self.todo = orphans + self.todo
+        if self.todo and not any(peer.wants(b'') for peer in self.peers):
+            raise error
+        if isinstance(error, Later) or error.errno in (errno.EPROTO, errno.ETIME):
+            yield from self.note(peer, error)
+
+    def note(self, peer, error):
+        """Says who was turned away and why; not too often, for they come again and again."""
+        now = yield Now()
+        if not 0 <= now - self.memory.get('said', now - ZMQ_SAID) < ZMQ_SAID:
+            self.memory['said'] = now
+            yield Say('turned %s away: %s' % (peer.link.name, error.strerror or error))
+
+    def hear(self):
+        """Lets in who dials, and listens to what all have to say."""
+        now = yield Now()
+        for _ in range(ZMQ_PEERS):
+            link = yield Accept()
+            if link is None:
+                break
+            yield from self.admit(ZmqPeer(self.options, link, now))
+        for peer in self.peers[:]:
+            try:
+                said = yield Available(peer.link)
+                if said:
+                    yield Send(peer.feed(said), peer.link, True)
+                if peer.refusal:
+                    raise Later(peer.refusal)
+                if peer.due and not 0 <= now - peer.since <= self.options.timeout:
+                    raise OSError(errno.ETIME, 'no handshake within the time allowed')
+            except OSError as error:
+                yield from self.lose(peer, error)
+        yield from self.give()
+
+    def admit(self, peer):
+        """Greets a new peer. When there are too many, the first that is not ready has to go."""
+        self.peers.append(peer)
+        try:
+            yield Send(peer.greeting, peer.link, True)
+        except OSError as error:
+            yield from self.lose(peer, error)
+        if len(self.peers) > ZMQ_PEERS:
+            first = [peer for peer in self.peers if peer.due][0]
+            yield from self.lose(first, Later('more than %d peers' % ZMQ_PEERS))
+
+
+def zeromq_link(options):
+    """Where the peer is, or where peers dial us."""
+    host, number = host_and_port(options.endpoint.partition('://')[2])
+    if host == '*' and not options.bind:
+        raise ValueError('found %s without "bind", need a host to connect to' % (
+            json_text(options.endpoint)))
+    for name in ('username', 'password'):
+        if len(utf8(options[name])) > 255:
+            raise ValueError('found a %s of %d bytes, need 255 at most' % (
+                name, len(utf8(options[name]))))
+    if options.format == 'flat':
+        check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
+    return ('bind', host, number) if options.bind else ('tcp', host, number, None)
+
+
+@emitter('zeromq', 'ZeroMQ: PUSH or PUB, to sockets of libzmq 4 and what speaks like it', [
+    Option('endpoint', zmq_endpoint, 'tcp://127.0.0.1:5556', 'Where the PULL or SUB is'),
+    Option('pattern', choice('push', 'pub'), 'push',
+           'push: each tick to one PULL; pub: to every SUB that subscribed, behind a topic'),
+    Option('bind', boolean, False,
+           'Let them connect to us at the endpoint; "tcp://*:5556" is every address of this host'),
+    Option('topic', template, 'statbadger', 'With "pattern": "pub": what they subscribe to'),
+] + LOGIN_OPTIONS + MESSAGE_OPTIONS, 'sent', zeromq_link)
+def zeromq(options, memory):
+    """A message per tick (or point). ZeroMQ acknowledges nothing in either pattern."""
+    return ZmqBound(options, memory).dialogue() if options.bind else zmq_connected(options)
+
+
 # == 9 TRANSPORTS: sockets, pipes, the log; who performs the steps of a dialogue ================
 
 TIOCOUTQ = 0x5411  # bytes that the peer's kernel has not acknowledged; elsewhere an error
@@ -5652,6 +6113,7 @@ FOUR_BYTES = b'\0\0\0\0'
 TCP_USER_TIMEOUT = 18  # ms that sent bytes may go unacknowledged before the connection breaks
 MOST_LINE = 65536
 FAREWELL = 0.5  # seconds for a peer to close after we have: some never do
+BACKLOG = 64                    # who dials while we are busy
 PIPE_BUF = 4096  # a pipe that poll() calls writable takes so many bytes without blocking
 MOST_REPLY = 65536              # bytes of an HTTP reply that are read
 MOST_PIECE = 1 << 18            # bytes that TLS encrypts at a time: they are held twice meanwhile
@@ -5761,8 +6223,16 @@ class StreamLink:
             if not self.receive():
                 wait_for(self.fd, select.POLLIN, deadline)
 
-    def available(self):
-        self.receive()
+    def available(self, wait, deadline):
+        if not self.receive() and not self.buffer and wait:
+            try:
+                wait_for(self.fd, select.POLLIN, min(deadline, time.monotonic() + wait))
+                self.receive()
+            except OSError as error:
+                if error.errno != errno.ETIME:
+                    raise
+        if wait:
+            left(deadline)                      # also for a peer that talks on and on
         data, self.buffer = self.buffer, b''
         self.unheard = self.unheard and not data
         return data
@@ -5816,6 +6286,65 @@ class StreamLink:
             return self.sent - struct.unpack('i', ioctl(self.fd, TIOCOUTQ, FOUR_BYTES))[0]
         except OSError:
             return self.sent                    # another number on this architecture
+
+    def close(self):
+        if self.sock is not None:
+            self.sock.close()
+            self.sock = None
+
+
+class AcceptedLink(StreamLink):
+    """A connection that somebody else has made; name: his address."""
+
+    def __init__(self, sock, name, timeout):
+        self.sock, self.fd, self.name = sock, sock.fileno(), name
+        sock.setblocking(False)
+        tcp_options(sock, timeout)
+
+
+class ListeningLink:
+    """Owns one socket that others dial, at the first of the addresses that can be had."""
+    unheard, sock = False, None
+
+    def __init__(self, addresses):
+        for family, kind, protocol, _, address in addresses:
+            try:
+                self.sock = _socket.socket(family, kind, protocol)
+                self.listen(family, address)
+                return
+            except OSError as error:
+                self.close()
+                last = error
+        raise last
+
+    def listen(self, family, address):
+        self.fd = self.sock.fileno()
+        self.sock.setblocking(False)
+        self.sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+        if family == _socket.AF_INET6:          # "::" takes IPv4 too
+            self.sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 0)
+        self.sock.bind(address)
+        self.sock.listen(BACKLOG)
+
+    def accept(self, timeout):
+        """A link to the next one who dialled, or None."""
+        try:
+            fd, address = self.sock._accept()
+        except (BlockingIOError, ConnectionError):      # gone again already
+            return None
+        sock = _socket.socket(self.sock.family, _socket.SOCK_STREAM, 0, fd)
+        try:
+            return AcceptedLink(sock, address[0], timeout)
+        except OSError:
+            sock.close()
+            return None
+
+    def overhear(self):
+        """Nobody listens: who dials is turned away."""
+        link = self.accept(1)
+        if link:
+            link.close()
+        return True
 
     def close(self):
         if self.sock is not None:
@@ -6467,8 +6996,9 @@ class Opener:
 
     def open(self, target, timeout, deadline):
         """A link to ('stdout',), ('udp', host, port), ('tcp', host, port, tls), ('unix', path),
-        ('http', url, tls, proxy) or ('file', path, folder); ('none',) has none. tls: None, or what
-        Contexts takes. proxy: '' or its URL. folder: what of the path must be there."""
+        ('http', url, tls, proxy), ('file', path, folder), or ('bind', host, port), where others
+        dial us; ('none',) has none. tls: None, or what Contexts takes. proxy: '' or its URL.
+        folder: what of the path must be there. A host '*' binds all addresses."""
         if target[0] == 'stdout':
             return self.stdout
         if target[0] == 'file':
@@ -6480,10 +7010,20 @@ class Opener:
         if target[0] == 'unix':
             return StreamLink([(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, '', target[1])], timeout,
                               deadline)
+        if target[0] == 'bind':
+            return ListeningLink(self.own_addresses(target[1], target[2], deadline))
         addresses = self.resolver.addresses(target[1], target[2], _socket.SOCK_DGRAM, deadline)
         self.turn += 1  # a datagram tells of a dead address only when the next one is sent
         first = (self.turn - 1) % len(addresses)
         return DatagramLink(addresses[first:] + addresses[:first])
+
+    def own_addresses(self, host, port, deadline):
+        """Where to listen: IPv4 first for a name, since more clients try that."""
+        if host == '*':
+            return [(_socket.AF_INET6, _socket.SOCK_STREAM, 0, '', ('::', port)),
+                    (_socket.AF_INET, _socket.SOCK_STREAM, 0, '', ('0.0.0.0', port))]
+        found = self.resolver.addresses(host, port, _socket.SOCK_STREAM, deadline)
+        return sorted(found, key=lambda address: address[0] != _socket.AF_INET)
 
     def stream(self, host, port, tls, timeout, deadline):
         addresses = self.resolver.addresses(host, port, _socket.SOCK_STREAM, deadline)
@@ -6519,9 +7059,10 @@ def converse(dialogue, batches, target, timeout, opener):
     """Performs the steps of a dialogue until it ends, breaks (raises), or batches has no more for
     it.
 
-    batches: next(idle, exchange) -> frames, [] or None at the end; done(n); reject(step);
-    note(text); broken(). A connection is opened by the first step that needs it. A peer that closed
-    while nothing was under way is dialled again at once: nothing was lost.
+    batches: next(idle, exchange) -> frames, [] or None at the end; hold(idle, exchange, lack) -> []
+    or None; done(n); reject(step); note(text); broken(). A connection is opened by the first step
+    that needs it. A peer that closed while nothing was under way is dialled again at once: nothing
+    was lost.
     """
     exchange = Exchange(batches, target, timeout, opener)
     answer, failure = None, None
@@ -6553,7 +7094,8 @@ class Exchange:
     def __init__(self, batches, target, timeout, opener):
         self.batches, self.target, self.timeout, self.opener = batches, target, timeout, opener
         self.link, self.links, self.deadline = None, [], time.monotonic() + timeout
-        self.marks = []  # (link, bytes sent, frames done with them): a peer that answers nothing
+        self.marks = []  # ([(link, bytes sent)], frames done with them): peers that answer nothing
+        self.listener = None
 
     def drop(self):
         for link in self.links[:]:
@@ -6566,6 +7108,8 @@ class Exchange:
             link.close()
         if link is self.link:
             self.link = None
+        if link is self.listener:
+            self.listener = None
 
     def open(self, target, within=None):
         self.deadline = time.monotonic() + min(self.timeout, within or self.timeout)
@@ -6601,35 +7145,56 @@ class Exchange:
 
     def next(self, step):
         unheard = [link for link in self.links if link.unheard]
-        for link in unheard:                    # peers that answer nothing: their kernel has it
-            try:
-                link.settle(self.deadline)
-            except OSError as error:
-                self.collect(error)
-                raise
+        self.on_each(unheard, lambda link: link.settle(self.deadline))
         if unheard and self.batches.ending():
-            for link in unheard:
-                link.farewell(self.deadline)
-        frames = self.batches.next(step.idle, self)
+            self.on_each(unheard, lambda link: link.farewell(self.deadline))
+        frames = (self.batches.next(step.idle, self) if step.lack is None
+                  else self.batches.hold(step.idle, self, step.lack))
         if frames is None:
             raise Exhausted
         self.deadline, self.marks = time.monotonic() + self.timeout, []
         return frames
 
+    def on_each(self, links, perform):
+        """Performs it on each of the links: peers that answer nothing, whose kernel has to have
+        it. One that breaks is closed, and named in the error."""
+        for link in links:
+            try:
+                perform(link)
+            except OSError as error:
+                self.collect(error)
+                self.shut(link)
+                error.link = link
+                raise
+
     def collect(self, error):
-        """What the peer's kernel has when the time is over need not be sent again: a sink that is
+        """What the peers' kernels have when the time is over need not be sent again: a sink that is
         slow gets on. After a reset that says nothing: nobody has read it."""
         if error.errno == errno.ETIME:
-            for link, sent, n in self.marks:
-                if sent <= link.acknowledged():
+            for places, n in self.marks:
+                if all(link in self.links and sent <= link.acknowledged() for link, sent in places):
                     self.batches.done(n)
 
     def done(self, step):
         unheard = [link for link in self.links if link.unheard and hasattr(link, 'sent')]
-        for link in unheard:
-            self.marks.append((link, link.sent, step.n))
-        if not unheard:
+        if unheard:
+            self.marks.append(([(link, link.sent) for link in unheard], step.n))
+        else:
             self.batches.done(step.n)
+
+    def send(self, step, link):
+        unheard = link.unheard
+        link.send(step.data, self.deadline)
+        if step.aside:
+            link.unheard = unheard
+
+    def accept(self, step):
+        if self.listener is None:
+            self.listener = self.open(self.target)
+        link = self.listener.accept(self.timeout)
+        if link:
+            self.links.append(link)
+        return link
 
     def heard(self):
         """Called when a link has input while nothing is under way: a peer that closed is dialled
@@ -6681,13 +7246,12 @@ class Exchange:
         self.deadline = time.monotonic() + self.timeout
 
     STEPS = {
-        Next: next, Request: request, Wait: wait, Done: done,
-        Send: on_link(lambda self, step, link: link.send(step.data, self.deadline)),
+        Next: next, Request: request, Wait: wait, Done: done, Accept: accept, Send: on_link(send),
         Line: on_link(lambda self, step, link: link.until(
             lambda data: data.find(b'\n') + 1 or None, self.deadline)),
         Read: on_link(lambda self, step, link: link.until(
             lambda data: step.n if len(data) >= step.n else None, self.deadline, step.n)),
-        Available: on_link(lambda self, step, link: link.available()),
+        Available: on_link(lambda self, step, link: link.available(step.wait, self.deadline)),
         Dial: dial, File: lambda self, step: small_file(step.path),
         Close: lambda self, step: self.shut(step.link),
         Open: lambda self, step: self.open(('file', step.path, step.folder)),
@@ -6764,7 +7328,6 @@ class Log:
 FIRST_BACKOFF = 0.5             # seconds; the longest wait doubles with each failure in a row
 LONGEST_BACKOFF = 60.0
 LONGEST_PAUSE = 300.0           # whatever a peer asks for
-RESENT, MOST_RESENT = 10000, 100        # ms and number of ticks that go again after a break
 MOST_REASON = 400               # letters of what a peer says that are passed on
 MOST_DOUBTS = 10                # failures in a row that may be the fault of the data
 LAST_WORDS = 5.0                # seconds that SIGTERM and SIGINT leave for delivery
@@ -6930,7 +7493,7 @@ class Cursor:
 
     def configure(self, role):
         options, self.delivery = role.options, role.delivery
-        self.resends = role.delivery == 'sent' and role.target[0] == 'tcp'
+        self.resends = role.delivery == 'sent' and role.target[0] in ('tcp', 'bind')
         self.interval, self.flush = milliseconds(options.interval), milliseconds(options.flush)
         self.batch = self.limit = options.batch
 
@@ -7030,10 +7593,6 @@ class Cursor:
             if self.again and reached and self.pinned and not self.done_already:
                 self.recent = []
             self.pinned, self.broke = 0, self.resends and (broke and reached or self.broke)
-
-    def lost_nothing(self):
-        """Whether a connection that breaks now takes no tick along."""
-        return not self.pinned and not self.resends
 
     def doubt(self):
         """The peer answers to the batch under way with what may be its own trouble, or the data's.
@@ -7167,8 +7726,9 @@ class Sender:
             except Refused as error:
                 self.refused(error)
             except OSError as error:
-                if isinstance(error, ConnectionError) and self.cursor.lost_nothing():
-                    continue                    # an idle session was closed
+                if isinstance(error, ConnectionError) and not self.cursor.pinned:
+                    self.cursor.keep()          # an idle session was closed
+                    continue
                 user = self.role.target[0] == 'none'    # whose OSError may come from anywhere
                 reason = trouble(error) if user else error.strerror or str(error)
                 self.ended = self.failed(error, reason) or self.ended
@@ -7209,6 +7769,25 @@ class Sender:
             if idle is not None and not frames and what != RANG:
                 break
         return frames
+
+    def hold(self, idle, exchange, lack):
+        """[] for a dialogue that has nobody to send to, when a link has input or after so many
+        seconds; the batch before is acknowledged. None when it is over. What is lacking is said
+        when ticks wait for it."""
+        cursor = self.cursor
+        if cursor.pinned:
+            self.recovered()
+        cursor.next_batch(False)
+        if self.renewal or cursor.closing and not cursor.frames:
+            return None
+        if self.is_over():
+            raise Later(lack)
+        cursor.bell.listen(exchange.ears())
+        most = idle if self.deadline is None else min(idle, max(0, self.deadline - self.now()))
+        self.failure = lack if cursor.frames and lack else self.failure
+        if not cursor.bell.wait(most) and lack and cursor.frames:
+            self.told |= self.say(lack + '; the ticks wait')
+        return []
 
     def done(self, n):
         self.cursor.done(n)

@@ -24,6 +24,7 @@ from rig import configured, role_of
 from standins import ALWAYS, Bad, HttpStandin, InfluxStandin, KafkaStandin, Listener, Proxy, Result
 from standins_influxdb import InfluxdbStandin
 from standins_sqs import Key, SqsStandin
+from standins_zeromq import ZmqStandin
 
 SEED = int(os.environ.get('FAULT_SEED', random.randrange(1 << 30)))
 WHO = dict.fromkeys(statbadger.IDENTITY_KEYS, '')
@@ -489,6 +490,28 @@ class Sqs(Variant):
         return [(a or c or e, int(b or d or f)) for a, b, c, d, e, f in found]
 
 
+class Zeromq(Variant):
+    """Connecting; bound: tests/test_zeromq.py. No TLS, and no peer that refuses a message."""
+    kind, delivery, answers = 'zeromq', 'sent', True
+
+    def __init__(self, name, every=False, login=False, **values):
+        Variant.__init__(self, name, every, **values)
+        self.login = login
+        if login:
+            self.values.update(username='mia', password=PASSWORD)
+
+    def server(self, context):
+        return ZmqStandin('SUB' if self.values.get('pattern') == 'pub' else 'PULL',
+                          {'mia': PASSWORD} if self.login else None)
+
+    def where(self, port):
+        return {'endpoint': 'tcp://127.0.0.1:%d' % port}
+
+    def stored(self, server):
+        found = [match.groups() for body in server.bodies() for match in Kafka.PATTERN.finditer(body.decode())]
+        return [(a or c or e, int(b or d or f)) for a, b, c, d, e, f in found]
+
+
 VARIANTS = {
     'graphite': [Graphite('graphite', True), Graphite('graphite-pickle', True, protocol='pickle'),
                  Graphite('graphite-tls', tls=True)],
@@ -506,6 +529,9 @@ VARIANTS = {
     'sqs': [Sqs('sqs'), Sqs('sqs-fifo', True, queue='stats.fifo'),
             Sqs('sqs-fifo-flat', queue='stats.fifo', format='flat'), Sqs('sqs-graphite', format='graphite', prefix='x'),
             Sqs('sqs-https', https=True)],
+    'zeromq': [Zeromq('zeromq', True), Zeromq('zeromq-pub', True, pattern='pub', topic='{hostname}'),
+               Zeromq('zeromq-flat-plain', login=True, format='flat'),
+               Zeromq('zeromq-pub-plain', True, login=True, pattern='pub', format='graphite', prefix='x')],
 }
 EXEMPT = {'stdout': 'has no peer and no connection: tests/test_transports.py', 'stdout_pretty': 'as stdout',
           'avro': 'writes files: tests/test_avro_faults.py'}
