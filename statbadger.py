@@ -20,7 +20,7 @@ The map. A section uses only itself and the sections above it.
      6 ENCODING        byte-level primitives that know no point
      7 PAYLOADS        a frame to the bytes of each format
      8 EMITTERS        what is said to each kind of sink
-     9 TRANSPORTS      sockets, pipes, the log; who performs the steps of a dialogue
+     9 TRANSPORTS      sockets, pipes, files, the log; who performs the steps of a dialogue
     10 DELIVERY        the spool, a cursor and a thread per emitter, backoff, accounting
     11 SCHEDULER       ticks on a clock that is passed in
     12 AGENT           configuration to running parts; signals, reload, the end
@@ -3035,25 +3035,39 @@ def avro_header_parts(data):
     return dict(fields.pairs()), fields.take(AVRO_MARK), fields.at
 
 
+def inflated(data, most):
+    """The bytes that raw deflate made smaller, None when there are so many or more; ValueError. What
+    stands behind them does not matter: some writers leave part of a checksum there."""
+    import zlib
+    unpack = zlib.decompressobj(-15)
+    try:
+        out = unpack.decompress(data, most)
+    except zlib.error as error:
+        raise ValueError(str(error))
+    if len(out) == most:
+        return None
+    if not unpack.eof:
+        raise ValueError('it ends too early')
+    return out
+
+
 def avro_whole(block, codec, skip):
     """Whether a block without its marker holds what it says; None when it is too large to tell.
     skip(AvroFields) skips a value."""
-    import zlib
     fields = AvroFields(block)
     try:
         count, data = fields.long(), fields.bytes()
-        whole = count > 0 and fields.at == len(block)
-        if codec == 'deflate' and whole:
-            unpack = zlib.decompressobj(-15)
-            data = unpack.decompress(data, MOST_INFLATED)
-            if unpack.unconsumed_tail:
+        if count <= 0 or fields.at != len(block):
+            return False
+        if codec == 'deflate':
+            data = inflated(data, MOST_INFLATED)
+            if data is None:
                 return None
-            whole = unpack.eof                  # some writers leave bytes of a checksum behind
         values = AvroFields(data)
-        for _ in range(count if whole else 0):
+        for _ in range(count):
             skip(values)
-        return whole and values.at == len(data)
-    except (ValueError, zlib.error):
+        return values.at == len(data)
+    except ValueError:
         return False
 
 
@@ -3072,7 +3086,7 @@ def avro_end(tail, mark, codec, skip):
     """How many bytes of a file's tail are whole blocks. None: there is no telling, for it begins in
     the last block, or ends in what is no part of one.
 
-    Each write is on the disk before the next one begins, so that only the last block is suspect.
+    Each write is on the disk before the next one begins, so that only the last one is suspect.
     """
     last = tail.rfind(mark)
     if last < 0:
@@ -5153,6 +5167,11 @@ def file_number(name):
 
 
 def avro_link(options):
+    if options.codec == 'deflate':
+        try:
+            import zlib
+        except ImportError as error:
+            raise lacking(error)
     return ('file', options.path)
 
 
@@ -6106,7 +6125,7 @@ def zeromq(options, memory):
     return ZmqBound(options, memory).dialogue() if options.bind else zmq_connected(options)
 
 
-# == 9 TRANSPORTS: sockets, pipes, the log; who performs the steps of a dialogue ================
+# == 9 TRANSPORTS: sockets, pipes, files, the log; who performs the steps of a dialogue =========
 
 TIOCOUTQ = 0x5411  # bytes that the peer's kernel has not acknowledged; elsewhere an error
 FOUR_BYTES = b'\0\0\0\0'

@@ -682,6 +682,14 @@ def test_files_grow_no_larger_than_allowed_and_get_growing_numbers(tmp_path, bat
     assert max(sizes) <= 4000 and (codec == 'deflate' or batch > 1 or min(sizes[:-1]) > 3500)
 
 
+def test_the_last_byte_that_is_allowed_is_used_and_no_more(tmp_path):
+    deliver(tmp_path / 'whole', [[tick(n)] for n in range(11)])
+    size = os.stat(str(tmp_path / 'whole')).st_size
+    deliver(tmp_path / 'x', [[tick(n)] for n in range(11)], max_bytes=size)
+    deliver(tmp_path / 'y', [[tick(n)] for n in range(11)], max_bytes=size - 1)
+    assert names(tmp_path) == ['whole', 'x', 'y', 'y.1'] and numbers(tmp_path / 'y') == [10]
+
+
 def test_a_tick_larger_than_allowed_has_a_file_of_its_own(tmp_path):
     deliver(tmp_path / 'x', [[tick(1), tick(2, WIDE), tick(3, WIDE), tick(4)]], **sized())
     assert [len(read(tmp_path / name).records) for name in ('x.1', 'x.2', 'x.3', 'x')] == [2, 4000, 4000, 2]
