@@ -2955,6 +2955,23 @@ def scram_fields(message):
     return {word[0]: word[2:] for word in words if word[1:2] == '='}
 
 
+def long_json_text(text):
+    """As json_text(), in UTF-8 and a hundred times faster; no other control characters are in the
+    text than tabs and line ends."""
+    for letter in '\\"\n\r\t':
+        text = text.replace(letter, LETTERS[letter])
+    return '"%s"' % text
+
+
+def md5_text(data):
+    """The MD5 in hexadecimal, '' where the law forbids it (FIPS 140)."""
+    import hashlib
+    try:
+        return hashlib.md5(data).hexdigest()
+    except ValueError:
+        return ''
+
+
 # -- Avro: object container files (avro.apache.org, specification 1.11) ---------------------------
 
 AVRO_MAGIC = b'Obj\1'
@@ -5211,7 +5228,7 @@ AWS_ENVIRON = (
     'AWS_SESSION_TOKEN', 'AWS_SHARED_CREDENTIALS_FILE', 'AWS_PROFILE', 'HOME',
     'AWS_CONTAINER_CREDENTIALS_RELATIVE_URI', 'AWS_CONTAINER_CREDENTIALS_FULL_URI',
     'AWS_CONTAINER_AUTHORIZATION_TOKEN', 'AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE',
-    'AWS_EC2_METADATA_DISABLED', 'AWS_EC2_METADATA_SERVICE_ENDPOINT',
+    'AWS_WEB_IDENTITY_TOKEN_FILE', 'AWS_EC2_METADATA_DISABLED', 'AWS_EC2_METADATA_SERVICE_ENDPOINT',
     'AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE')
 
 # What a code means, by how it begins; the first that fits. What a sender is to blame for may be no
@@ -5229,7 +5246,7 @@ SQS_CODES = (
                   'UnknownOperation InvalidAction'),
     (SQS_LONG, 'BatchRequestTooLong RequestEntityTooLarge TooManyEntriesInBatchRequest'),
     (SQS_BAD, 'InvalidMessageContents InvalidParameter InvalidAttribute MissingParameter '
-              'InvalidBatchEntryId UnsupportedOperation ValidationError'),
+              'InvalidBatchEntryId'),
 )
 
 
@@ -5366,12 +5383,14 @@ class Aws:
 
     def __init__(self, secrets):
         self.keys, self.asking, self.ahead, self.secrets = None, 0, 0, secrets
-        self.options = None
+        self.given = self.options = None
 
     def take(self, options):
-        """The options of the dialogue that begins: others than before may name other keys."""
-        if self.options != options:
-            self.options, self.asking = options, 0
+        """The options of the dialogue that begins: keys of others than before are forgotten."""
+        given = options.access_key, options.secret_key, options.session_token, options.environ
+        if self.given != given:
+            self.given, self.keys, self.asking = given, None, 0
+        self.options = options
 
     def now(self):
         return (yield Now()) + self.ahead
@@ -5420,6 +5439,8 @@ class Aws:
         why = 'none in the options and the environment, %s, ' % why
         if environ.get('AWS_EC2_METADATA_DISABLED', '').lower() == 'true':
             raise OSError(why + 'and AWS_EC2_METADATA_DISABLED is true')
+        if environ.get('AWS_WEB_IDENTITY_TOKEN_FILE'):      # the node's role would be another one
+            raise OSError(why + 'and AWS_WEB_IDENTITY_TOKEN_FILE is of no use here')
         try:
             return (yield from self.from_instance())
         except OSError as error:
@@ -5476,6 +5497,7 @@ class Aws:
         headers = {'X-aws-ec2-metadata-token': token}
         if not is_word(token):
             raise OSError(errno.EPROTO, 'the instance gives a token that is none')
+        self.hide(token)
         where += 'meta-data/iam/security-credentials/'
         role = (yield from self.ask('GET', where, headers)).strip().split('\n')[0]
         if not role or not is_word(role) or '/' in role:
@@ -5581,23 +5603,6 @@ def sqs_group(template, identity):
     return name[:SQS_NAME] or '_'
 
 
-def long_json_text(text):
-    """As json_text(), in UTF-8 and a hundred times faster; no other control characters are in the
-    text than tabs and line ends."""
-    for letter in '\\"\n\r\t':
-        text = text.replace(letter, LETTERS[letter])
-    return '"%s"' % text
-
-
-def md5_text(data):
-    """The MD5 in hexadecimal, '' where the law forbids it (FIPS 140)."""
-    import hashlib
-    try:
-        return hashlib.md5(data).hexdigest()
-    except ValueError:
-        return ''
-
-
 class Sqs:
     """One dialogue with a queue. Its methods are parts of that dialogue: generators of steps.
 
@@ -5663,7 +5668,11 @@ class Sqs:
             for half in batch[:len(batch) // 2], batch[len(batch) // 2:]:
                 yield from self.store(half)
             return
-        yield Done(batch[-1].done)
+        last = batch[-1]
+        yield Done(last.done)
+        if last.done != batch[0].index:         # a tick is done: its messages are not asked for
+            self.dealt.difference_update([key for key in self.dealt if key[0] == last.key[0]
+                                          and key[1] < last.key[1] + (last.done > last.index)])
 
     def exchange(self, batch):
         """(None, '', reply) of a request that was taken; (SQS_LONG or SQS_BAD, reason, None) of one

@@ -287,6 +287,21 @@ def test_of_a_tick_in_several_requests_only_what_failed_goes_again():
         assert len(found) == len(set(found)) == 50 and server.complaints == []
 
 
+def test_what_is_dealt_with_is_remembered_for_the_tick_under_way_only():
+    layout = statbadger.Layout(tuple(
+        statbadger.Series('t', 'n%d' % i, '', statbadger.GAUGE, (), ()) for i in range(25)))
+    seen = []
+
+    class Watched(SqsStandin):
+        def send_batch(self, asked):
+            seen.append(len(one.sender.role.memory['dealt']))
+            return SqsStandin.send_batch(self, asked)
+    with Watched() as server, rig(server, format='flat', flush=20) as one:
+        one.tick(*range(1, 21), layout=layout)
+        assert one.settled(20)['acknowledged'] == 20 and len(server.bodies()) == 500
+        assert max(seen) <= 30 and len(one.sender.role.memory['dealt']) <= 25
+
+
 def test_an_answer_that_leaves_an_entry_out_makes_only_that_go_again():
     class Forgetful(SqsStandin):
         left = 1
@@ -379,7 +394,7 @@ def test_a_tick_that_alone_meets_an_unknown_code_is_refused_at_last():
         assert (count['acknowledged'], count['quarantined']) == (4, 1) and sorted(ticks(server.bodies())) == [1, 2, 4, 5]
 
 
-@pytest.mark.parametrize('code', ['InvalidMessageContents', 'InvalidParameterValue', 'MissingParameter', 'ValidationError'])
+@pytest.mark.parametrize('code', ['InvalidMessageContents', 'InvalidParameterValue', 'MissingParameter', 'InvalidAttributeValue'])
 def test_a_request_that_is_refused_goes_in_halves_until_the_message_to_blame_is_alone(code):
     class Choosy(SqsStandin):
         def reply(self, request):
@@ -799,6 +814,24 @@ def test_a_token_that_has_expired_without_another_one_is_waited_for_a_minute():
             assert 'HTTP 403: ExpiredTokenException' in one.said()
             server.keys['ASIA5'] = Key('5th', 't5=', 0)
             assert one.settled()['acknowledged'] == 1
+
+
+def test_a_token_of_a_web_identity_is_of_no_use_and_the_role_of_the_node_is_not_taken_instead():
+    with accounts(ASIA5=('5th', 't5=')) as server, MetadataStandin(handed('ASIA5', '5th', 't5=')) as metadata:
+        with keyless(server, environment(metadata.port, AWS_WEB_IDENTITY_TOKEN_FILE='/run/token')) as one:
+            one.tick(1)
+            one.until(lambda: one.sender.failure)
+            assert 'AWS_WEB_IDENTITY_TOKEN_FILE is of no use here' in one.said() and metadata.requests == []
+
+
+def test_keys_that_a_reload_took_away_are_not_used_any_more():
+    with accounts(AKIA1=('s3cret',)) as server, rig(server) as one:
+        one.tick(1)
+        one.settled()
+        one.renew(environ=OFF, queue_url=server.url(), region='us-east-1')
+        one.tick(2)
+        one.until(lambda: one.sender.failure)
+        assert 'no credentials: ' in one.said() and len(server.requests) == 1
 
 
 def test_a_reload_with_other_keys_takes_them():
