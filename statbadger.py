@@ -216,11 +216,11 @@ class Emitter:
 class Next:
     """The next batch of frames; asking acknowledges the last one. With `idle`, [] after so many
     seconds, or when a link has input, which is left for the dialogue to read; without, what a peer
-    says meanwhile is thrown away."""
-    __slots__ = ('idle',)
+    says meanwhile is thrown away. goodbye: a Send for when there is no next batch."""
+    __slots__ = ('idle', 'goodbye')
 
-    def __init__(self, idle=None):
-        self.idle = idle
+    def __init__(self, idle=None, goodbye=None):
+        self.idle, self.goodbye = idle, goodbye
 
 
 class Done:
@@ -4263,6 +4263,12 @@ BASIC_PUBLISH, BASIC_RETURN, BASIC_ACK = (60, 40), (60, 50), (60, 80)
 BASIC_NACK, CONFIRM_SELECT = (60, 120), (85, 10)                # RabbitMQ's own
 HEARTBEAT = 0, 0                # stands for a frame of that type
 QUEUE_PASSIVE, QUEUE_DURABLE = b'\x01', b'\x02'
+AMQP_GOODBYE = amqp_method(0, CONNECTION_CLOSE, struct.pack(
+    '>HBHH',
+    200,                                        # reply-code: reply-success
+    0,                                          # reply-text: ''
+    0,                                          # class-id and
+    0))                                         # method-id of what is to blame: nothing
 NOT_FOUND = 404
 AMQP_LEAST = 4096               # bytes that a frame may have, whatever is negotiated
 AMQP_PIECE = 1 << 16            # bytes that go at once, when no more than that are unconfirmed
@@ -4568,9 +4574,8 @@ class Amqp:
 
     def leave(self, error, asked=False):
         """Says goodbye, or yes when it was asked to go, and raises the error."""
-        goodbye = amqp_method(0, CONNECTION_CLOSE, struct.pack('>HBHH', 200, 0, 0, 0))
         try:
-            yield Send(amqp_method(0, CONNECTION_CLOSE_OK) if asked else goodbye, self.link)
+            yield Send(amqp_method(0, CONNECTION_CLOSE_OK) if asked else AMQP_GOODBYE, self.link)
         except OSError:
             pass                                # it is gone: what it said before counts
         raise error
@@ -4652,7 +4657,7 @@ def rabbitmq(options, memory):
             yield from session.publish(frames)
         else:
             yield from session.beat()
-        frames = yield Next(session.interval())
+        frames = yield Next(session.interval(), Send(AMQP_GOODBYE, session.link))
 
 
 # == 9 TRANSPORTS: sockets, pipes, the log; who performs the steps of a dialogue ================
@@ -5441,9 +5446,20 @@ class Exchange:
                 link.farewell(self.deadline)
         frames = self.batches.next(step.idle, self)
         if frames is None:
+            self.part(step.goodbye)
             raise Exhausted
         self.deadline, self.marks = time.monotonic() + self.timeout, []
         return frames
+
+    def part(self, goodbye):
+        """The last word, and a moment for the peer to say or do something about it."""
+        if goodbye and goodbye.link in self.links:
+            moment = time.monotonic() + FAREWELL
+            try:
+                goodbye.link.send(goodbye.data, moment)
+                wait_for(goodbye.link.fd, select.POLLIN, moment)
+            except OSError:
+                pass                            # it is gone, and needs none
 
     def collect(self, error):
         """What the peer's kernel has when the time is over need not be sent again: a sink that is
