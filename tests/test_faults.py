@@ -22,6 +22,7 @@ import statbadger
 from conftest import FakeClock
 from rig import configured, role_of
 from standins import ALWAYS, Bad, HttpStandin, InfluxStandin, KafkaStandin, Listener, Proxy, Result
+from standins_rabbitmq import AmqpStandin
 
 SEED = int(os.environ.get('FAULT_SEED', random.randrange(1 << 30)))
 WHO = dict.fromkeys(statbadger.IDENTITY_KEYS, '')
@@ -407,6 +408,29 @@ class OldKafka(Kafka):
     versions, tells = '0.11', False
 
 
+class RabbitMQ(Variant):
+    """heartbeat 0: in these tests idle seconds pass in no time, and no broker would send enough of them."""
+    kind, delivery, answers, login = 'rabbitmq', 'acknowledged', True, True
+
+    def __init__(self, name, every=False, confirms='each', terse=False, **values):
+        values = dict(dict(heartbeat=0, username='mia', password=PASSWORD), **values)
+        Variant.__init__(self, name, every, **values)
+        self.confirms, self.terse, self.tells = confirms, terse, not terse
+
+    def server(self, context):
+        server = AmqpStandin(context, {'mia': PASSWORD}, exchanges=['metrics'])
+        server.confirms, server.terse, server.marker = self.confirms, self.terse, b't.marker'
+        return server
+
+    def where(self, port):
+        return {'host': '127.0.0.1', 'port': port}
+
+    def stored(self, server):
+        bodies = [body for name in server.queues for body in server.bodies(name)]
+        found = [match.groups() for body in bodies for match in Kafka.PATTERN.finditer(body.decode())]
+        return [(a or c or e, int(b or d or f)) for a, b, c, d, e, f in found]
+
+
 VARIANTS = {
     'graphite': [Graphite('graphite', True), Graphite('graphite-pickle', True, protocol='pickle'),
                  Graphite('graphite-tls', tls=True)],
@@ -419,6 +443,12 @@ VARIANTS = {
               Kafka('kafka-plain', sasl='plain'), Kafka('kafka-scram-256', sasl='scram-sha-256'),
               Kafka('kafka-scram-512-tls', sasl='scram-sha-512', tls=True), Kafka('kafka-tls', tls=True),
               OldKafka('kafka-0.11'), OldKafka('kafka-0.11-plain', sasl='plain')],
+    'rabbitmq': [RabbitMQ('rabbitmq', True),
+                 RabbitMQ('rabbitmq-queue', queue='q', confirms='multiple', heartbeat=60),
+                 RabbitMQ('rabbitmq-exchange', exchange='metrics', queue='q', routing_key='stats.{hostname}'),
+                 RabbitMQ('rabbitmq-flat', format='flat', confirms='shuffled'),
+                 RabbitMQ('rabbitmq-graphite', format='graphite', prefix='x', persistent=False),
+                 RabbitMQ('rabbitmq-terse', terse=True), RabbitMQ('rabbitmq-tls', tls=True)],
 }
 EXEMPT = {'stdout': 'has no peer and no connection: tests/test_transports.py', 'stdout_pretty': 'as stdout'}
 ALL = [variant for variants in VARIANTS.values() for variant in variants]
