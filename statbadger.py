@@ -4273,7 +4273,7 @@ NOT_FOUND = 404
 AMQP_LEAST = 4096               # bytes that a frame may have, whatever is negotiated
 AMQP_PIECE = 1 << 16            # bytes that go at once, when no more than that are unconfirmed
 AMQP_CHATTER = 1000             # words of a broker in a row that get nothing on
-AMQP_QUIET = 4                  # halves of a heartbeat without a word: then nobody is there
+AMQP_QUIET = 6                  # thirds of a heartbeat without a word: then nobody is there
 
 
 def amqp_failure(code, text, method):
@@ -4318,7 +4318,7 @@ class Amqp:
         self.tag, self.unconfirmed, self.under_way = 0, {}, 0
         self.out, self.gathered = [], 0
         self.key, self.head = None, b''
-        self.blocked, self.quiet, self.chatter = '', 0, 0
+        self.blocked, self.quiet, self.chatter, self.beaten = '', 0, 0, 0
 
     # the way in
 
@@ -4603,15 +4603,17 @@ class Amqp:
 
     def interval(self):
         """Seconds after which silence is looked into."""
-        return self.heartbeat / 2.0 or MISSING_PAUSE
+        return self.heartbeat / 3.0 or MISSING_PAUSE
 
     def beat(self):
         """Takes in what came while we had nothing to say, and shows that we are there."""
         self.chatter = 0
         self.quiet = 0 if (yield from self.look()) else self.quiet + 1
-        if self.heartbeat:
-            if self.quiet > AMQP_QUIET:
-                raise ConnectionAbortedError(errno.ECONNABORTED, 'no heartbeat comes any more')
+        if self.heartbeat and self.quiet > AMQP_QUIET:
+            raise ConnectionAbortedError(errno.ECONNABORTED, 'no heartbeat comes any more')
+        now = yield Now()
+        if self.heartbeat and not 0 <= now - self.beaten < self.interval():
+            self.beaten = now
             yield Send(amqp_frame(AMQP_HEARTBEAT, 0, b''), self.link)
 
 

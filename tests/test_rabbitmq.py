@@ -558,7 +558,7 @@ def numbers(server, queue='statbadger'):
 def test_many_ticks_arrive_once_each_in_order_however_they_are_confirmed(confirms, format):
     with AmqpStandin() as server:
         server.confirms = confirms
-        with Rig('rabbitmq', port=server.port, format=format) as rig:
+        with Rig('rabbitmq', port=server.port, format=format, heartbeat=0) as rig:
             rig.tick(*range(1, 301))
             assert rig.settled()['acknowledged'] == 300
         assert server.complaints == [] and server.connections == 1 and server.goodbyes == 1 and rig.log == []
