@@ -82,8 +82,9 @@ class AmqpStandin(Listener):
 
     Switches: confirms ('each', 'multiple', 'shuffled'), plan: what happens to the next messages, None: nothing,
     'nack', 'close', 'reset', 'silence', 'unheard' (stored, and the connection closed without a word), or a reply
-    code, which closes the channel; largest: bytes of a body; terse: says nothing of a wrong password; seen: methods
-    that came, as (class, method); tune: (channel_max, frame_max, heartbeat) proposed; offers: mechanisms.
+    code, which closes the channel; largest: bytes of a body; terse: says nothing of a wrong password; tune:
+    (channel_max, frame_max, heartbeat) proposed; offers: mechanisms. seen: methods that came, as (class, method);
+    raw: the frames that came.
     """
 
     def __init__(self, tls=None, users=None, queues=('statbadger',), exchanges=(), vhosts=('/',)):
@@ -92,7 +93,7 @@ class AmqpStandin(Listener):
         self.declared, self.bindings, self.plan, self.seen = {}, {}, [], []
         self.confirms, self.largest, self.terse, self.tune, self.offers = 'each', 1 << 20, False, (2047, 131072, 60), (
             'PLAIN AMQPLAIN EXTERNAL')
-        self.clients, self.heartbeats, self.goodbyes, self.marker = [], 0, 0, b'\0'
+        self.clients, self.heartbeats, self.goodbyes, self.marker, self.raw = [], 0, 0, b'\0', []
         self.serving, self.open = threading.Event(), []
         self.serving.set()
         self.dice = random.Random(1)
@@ -157,6 +158,7 @@ class Session:
         payload = self.wire.exactly(size)
         if self.wire.exactly(1) != END:
             raise Malformed('a frame without its end')
+        self.server.raw.append(struct.pack('>BHI', kind, channel, size) + payload + END)
         return kind, channel, payload
 
     def expect(self, one, other):
