@@ -217,11 +217,12 @@ class Next:
     """The next batch of frames; asking acknowledges the last one. With `idle`, [] after so many
     seconds, or when a link has input, which is left for the dialogue to read; without, what a peer
     says meanwhile is thrown away. lack: what a dialogue has to wait for before it wants a batch,
-    and gets [] only: the ticks stay where the oldest can make room, and with a text it is said."""
-    __slots__ = ('idle', 'lack')
+    and gets [] only: the ticks stay where the oldest can make room, and with a text it is said.
+    goodbye: a Send for when there is no next batch."""
+    __slots__ = ('idle', 'lack', 'goodbye')
 
-    def __init__(self, idle=None, lack=None):
-        self.idle, self.lack = idle, lack
+    def __init__(self, idle=None, lack=None, goodbye=None):
+        self.idle, self.lack, self.goodbye = idle, lack, goodbye
 
 
 class Done:
@@ -400,11 +401,12 @@ class Say:
 
 
 class Wait:
-    """Gives None after so many seconds; the deadline starts anew."""
-    __slots__ = ('seconds',)
+    """Gives None after so many seconds; the deadline starts anew. With a link: True as soon as it
+    has input, False after so many seconds, None when a reload or the end leaves no time to wait."""
+    __slots__ = ('seconds', 'link')
 
-    def __init__(self, seconds):
-        self.seconds = seconds
+    def __init__(self, seconds, link=None):
+        self.seconds, self.link = seconds, link
 
 
 class Now:
@@ -2787,6 +2789,10 @@ class Fields:
         """Bytes behind their 32-bit length; b'' for none."""
         return self.take(max(0, self.int32()))
 
+    def short_text(self):
+        """A text behind its 8-bit length."""
+        return self.take(self.take(1)[0]).decode('utf-8', 'replace')
+
     def array(self, read):
         """What read() gives for each of as many as the 32-bit count says."""
         n = self.int32()
@@ -2903,6 +2909,97 @@ def murmur2(data):
         h = (h ^ int.from_bytes(data[len(data) // 4 * 4:], 'little')) * m & mask
     h = (h ^ h >> 13) * m & mask
     return h ^ h >> 15
+
+
+# -- AMQP 0-9-1: frames, methods, contents (its specification, chapters 2.3 and 4.2) --------------
+
+AMQP_METHOD, AMQP_HEADER, AMQP_BODY, AMQP_HEARTBEAT = 1, 2, 3, 8        # types of frames
+AMQP_END = b'\xce'
+AMQP_AROUND = 8                 # bytes of a frame around its payload
+AMQP_FRAME = 131072             # bytes of a frame at most, either way: what RabbitMQ proposes
+MOST_SHORT = 255                # bytes of a short string
+
+
+def short_bytes(text):
+    """As much of a text as a short string takes, which may hold no NUL."""
+    data = utf8(text.replace('\0', '_'))
+    return data if len(data) <= MOST_SHORT else utf8(data[:MOST_SHORT].decode('utf-8', 'ignore'))
+
+
+def short_string(text):
+    """A text behind its 8-bit length."""
+    data = short_bytes(text)
+    return struct.pack('>B', len(data)) + data
+
+
+def long_string(data):
+    """Bytes behind their 32-bit length."""
+    return struct.pack('>I', len(data)) + data
+
+
+def field_table(fields):
+    """A table of [(name, text, boolean or such a list)]."""
+    out = []
+    for name, value in fields:
+        if isinstance(value, bool):
+            data = b't' + struct.pack('>B', value)
+        elif isinstance(value, str):
+            data = b'S' + long_string(utf8(value))
+        else:
+            data = b'F' + field_table(value)
+        out.append(short_string(name) + data)
+    return long_string(b''.join(out))
+
+
+def amqp_frame(kind, channel, payload):
+    """A frame of that type."""
+    return struct.pack(
+        '>BHI',
+        kind,                                   # type
+        channel,
+        len(payload)) + payload + AMQP_END
+
+
+def amqp_method(channel, method, arguments=b''):
+    """A frame with a method, which is (class id, method id)."""
+    return amqp_frame(AMQP_METHOD, channel, struct.pack('>HH', *method) + arguments)
+
+
+def amqp_content(channel, properties, body, most):
+    """The frames that follow a Basic.Publish, each of at most so many bytes: a header and as many
+    pieces of the body as it takes."""
+    room = most - AMQP_AROUND
+    return amqp_frame(AMQP_HEADER, channel, struct.pack(
+        '>HHQ',
+        60,                                     # class id: basic
+        0,                                      # weight
+        len(body)) + properties) + b''.join([
+            amqp_frame(AMQP_BODY, channel, body[i:i + room]) for i in range(0, len(body), room)])
+
+
+def basic_properties(content_type, persistent, message_id, seconds):
+    """Property flags and the properties of a content of class basic."""
+    return struct.pack('>H', 1 << 15 | 1 << 12 | 1 << 7 | 1 << 6) + b''.join((
+        short_string(content_type),             # bit 15
+        struct.pack('>B', 2 if persistent else 1),      # 12: delivery-mode
+        short_string(message_id),               # 7
+        struct.pack('>Q', seconds)))            # 6: timestamp
+
+
+def amqp_size(data):
+    """How many bytes the frame has that the data begin with, as far as they tell; OSError when they
+    begin no frame."""
+    if data[:4] == b'AMQP'[:len(data)] and data:
+        raise OSError(errno.EPROTO, 'it speaks another version of AMQP, need 0-9-1')
+    if data[:1] == b'\x15':                     # the record type of a TLS alert
+        raise OSError(errno.EPROTO, 'it answers in TLS: need "tls": true')
+    if len(data) < AMQP_AROUND - 1:
+        return AMQP_AROUND - 1
+    kind, channel, size = struct.unpack('>BHI', data[:AMQP_AROUND - 1])
+    if (kind not in (AMQP_METHOD, AMQP_HEADER, AMQP_BODY, AMQP_HEARTBEAT) or channel > 1
+            or size > AMQP_FRAME or data[AMQP_AROUND - 1 + size:][:1] not in (b'', AMQP_END)):
+        raise OSError(errno.EPROTO, 'what came back is no AMQP')
+    return AMQP_AROUND + size
 
 
 # -- SCRAM (RFC 5802, RFC 7677) -----------------------------------------------------------------
@@ -3053,8 +3150,8 @@ def avro_header_parts(data):
 
 
 def inflated(data, most):
-    """The bytes that raw deflate made smaller, None when there are so many or more; ValueError. What
-    stands behind them does not matter: some writers leave part of a checksum there."""
+    """The bytes that raw deflate made smaller, None when there are so many or more; ValueError.
+    What stands behind them does not matter: some writers leave part of a checksum there."""
     import zlib
     unpack = zlib.decompressobj(-15)
     try:
@@ -6134,6 +6231,420 @@ def zeromq(options, memory):
     return ZmqBound(options, memory).dialogue() if options.bind else zmq_connected(options)
 
 
+# -- rabbitmq: a publisher of AMQP 0-9-1 (its specification; rabbitmq.com, "Publisher Confirms") --
+
+AMQP_HELLO = b'AMQP\0\0\x09\x01'                # protocol 0, version 0-9-1
+CONNECTION_START, CONNECTION_START_OK = (10, 10), (10, 11)
+CONNECTION_TUNE, CONNECTION_TUNE_OK = (10, 30), (10, 31)
+CONNECTION_OPEN = 10, 40
+CONNECTION_CLOSE, CONNECTION_CLOSE_OK = (10, 50), (10, 51)
+CONNECTION_BLOCKED, CONNECTION_UNBLOCKED = (10, 60), (10, 61)  # RabbitMQ's own
+CHANNEL_OPEN = 20, 10
+CHANNEL_CLOSE, CHANNEL_CLOSE_OK = (20, 40), (20, 41)
+QUEUE_DECLARE, QUEUE_DECLARE_OK, QUEUE_BIND = (50, 10), (50, 11), (50, 20)
+BASIC_PUBLISH, BASIC_RETURN, BASIC_ACK = (60, 40), (60, 50), (60, 80)
+BASIC_NACK, CONFIRM_SELECT = (60, 120), (85, 10)                # RabbitMQ's own
+HEARTBEAT = 0, 0                # stands for a frame of that type
+QUEUE_PASSIVE, QUEUE_DURABLE = b'\x01', b'\x02'
+AMQP_GOODBYE = amqp_method(0, CONNECTION_CLOSE, struct.pack(
+    '>HBHH',
+    200,                                        # reply-code: reply-success
+    0,                                          # reply-text: ''
+    0,                                          # class-id and
+    0))                                         # method-id of what is to blame: nothing
+NOT_FOUND = 404
+AMQP_LEAST = 4096               # bytes that a frame may have, whatever is negotiated
+AMQP_PIECE = 1 << 16            # bytes that go at once, when no more than that are unconfirmed
+AMQP_CHATTER = 1000             # words of a broker in a row that get nothing on
+AMQP_QUIET = 6                  # thirds of a heartbeat without a word: then nobody is there
+
+
+def amqp_failure(code, text, method):
+    """The error for a reply code of a broker that closes the connection or the channel because of
+    that method of ours (specification, 1.2; what RabbitMQ means by them)."""
+    reason = '%d %s' % (code, text)
+    if method == BASIC_PUBLISH and code in (311, 406):          # content too large: 406 in RabbitMQ
+        return Refused(reason, split=True)
+    if code == 320:                             # forced: it goes down, or somebody wants us to go
+        return ConnectionAbortedError(errno.ECONNABORTED, reason)
+    if code == 403:
+        return Later(reason, CREDENTIALS_PAUSE)
+    if code in (402, NOT_FOUND, 405, 406, 530):     # 530: also a vhost that is missing or full
+        return Later(reason, MISSING_PAUSE)
+    return Later(reason, 0, code in (501, 502, 503, 504, 505, 540, 541))
+
+
+def amqp_message_id(frame, number):
+    """`HOST-RUN-SEQ`, or `HOST-RUN-SEQ-NUMBER`."""
+    host = short_bytes(frame.identity['hostname'])[:180].decode('utf-8', 'ignore')
+    which = '%d' % frame.seq if number is None else '%d-%d' % (frame.seq, number)
+    return '-'.join((host, frame.run, which))
+
+
+class Amqp:
+    """A session with a broker: a connection, and a channel on which it confirms what is published.
+    Its methods are parts of the dialogue: generators of steps.
+
+    unconfirmed: {delivery tag: (number of its frame in the batch, message numbers of that frame
+    that are confirmed, its own number, bytes)}; left: for each frame begun, how many messages are
+    not confirmed. out: messages that go together. blocked: why the broker takes nothing, or ''.
+
+    confirmed: {(run, seq): (number of messages, set of those that are confirmed)} outlives the
+    session: what is confirmed does not go again with the rest of its batch.
+    """
+
+    def __init__(self, options, memory):
+        self.options, self.encode = options, messages(options)
+        self.confirmed = memory.setdefault('confirmed', {})
+        self.link, self.buffer, self.most, self.heartbeat = None, b'', AMQP_FRAME, 0
+        self.frames, self.left, self.done, self.nacked = [], [], 0, 0
+        self.tag, self.unconfirmed, self.under_way = 0, {}, 0
+        self.out, self.gathered = [], 0
+        self.key, self.head = None, b''
+        self.blocked, self.quiet, self.chatter, self.beaten = '', 0, 0, 0
+
+    # the way in
+
+    def open(self, host):
+        """Ends with a channel that takes messages. host: who we say that we are."""
+        self.link = yield Dial()
+        yield Send(AMQP_HELLO, self.link)
+        _, fields = yield from self.expect(CONNECTION_START)
+        fields.take(2)                          # version-major, version-minor
+        fields.bytes()                          # server-properties
+        offered, wanted = fields.bytes().decode('ascii', 'replace'), self.options.sasl.upper()
+        if wanted not in offered.split():
+            raise Later('it offers to log in by %s, need %s' % (offered, wanted), CREDENTIALS_PAUSE)
+        yield from self.tune((yield from self.log_in(wanted, host)))
+        yield from self.ask(0, CONNECTION_OPEN, b''.join((
+            short_string(self.options.vhost),
+            short_string(''),                   # reserved-1
+            b'\0')))                            # reserved-2
+        yield from self.open_channel()
+        if self.options.queue:
+            yield from self.declare()
+
+    def log_in(self, mechanism, host):
+        """The Fields of Connection.Tune."""
+        login = b'\0'.join((b'', utf8(self.options.username), utf8(self.options.password)))
+        try:
+            yield Wait(0)
+            yield Send(amqp_method(0, CONNECTION_START_OK, b''.join((
+                field_table([                   # client-properties
+                    ('product', 'statbadger'),
+                    ('version', VERSION),
+                    ('connection_name', 'statbadger ' + host),
+                    ('capabilities', [
+                        ('publisher_confirms', True),
+                        ('basic.nack', True),
+                        ('connection.blocked', True),
+                        ('authentication_failure_close', True)])]),
+                short_string(mechanism),
+                long_string(b'' if mechanism == 'EXTERNAL' else login),     # RFC 4422, 4616
+                short_string('en_US')))), self.link)
+            return (yield from self.expect(CONNECTION_TUNE))[1]
+        except ConnectionResetError:            # what the specification wants, and says no word
+            raise Later('closed after the login: name or password may be wrong', MISSING_PAUSE)
+
+    def tune(self, fields):
+        """Settles the limits. A broker breaks off after twice the heartbeat without a word; ours
+        may take as long as an exchange."""
+        channels, most, beat = fields.int16(), fields.int32(), fields.int16()
+        self.most = min(most & 0xffffffff or AMQP_FRAME, AMQP_FRAME)
+        if self.most < AMQP_LEAST:
+            raise OSError(errno.EPROTO, 'it takes frames of %d bytes, need %d' % (
+                self.most, AMQP_LEAST))
+        wanted = self.options.heartbeat
+        if wanted:
+            least = int(self.options.timeout) + 1
+            self.heartbeat = max(min(wanted, beat & 0xffff or wanted), least)
+        yield Send(amqp_method(0, CONNECTION_TUNE_OK, struct.pack(
+            '>hIH',
+            channels,                           # channel-max, of which we need one
+            self.most,                          # frame-max
+            self.heartbeat)), self.link)
+
+    def open_channel(self):
+        yield from self.ask(1, CHANNEL_OPEN, short_string(''))
+        yield from self.ask(1, CONFIRM_SELECT, b'\0')           # no-wait: false
+
+    def declare(self):
+        """The queue is there: as whoever made it wanted it, which takes no right to ask, or else
+        durable."""
+        name = b'\0\0' + short_string(self.options.queue)       # reserved-1, queue
+        arguments = field_table([])
+        yield Wait(0)
+        yield Send(amqp_method(1, QUEUE_DECLARE, name + QUEUE_PASSIVE + arguments), self.link)
+        method, fields = yield from self.expect(QUEUE_DECLARE_OK, CHANNEL_CLOSE)
+        if method == QUEUE_DECLARE_OK:
+            return
+        if fields.int16() != NOT_FOUND:
+            fields.at -= 2
+            yield from self.heed(method, fields)
+        yield Send(amqp_method(1, CHANNEL_CLOSE_OK), self.link)
+        yield from self.open_channel()
+        yield from self.ask(1, QUEUE_DECLARE, name + QUEUE_DURABLE + arguments)
+
+    def address(self, identity):
+        """Makes the method that publishes for this identity; binds the queue when that needs it."""
+        options = self.options
+        straight = options.queue and not options.exchange
+        key = options.queue if straight else filled(options.routing_key, identity)
+        if key == self.key:
+            return
+        exchange, routing = short_string(options.exchange), short_string(key)
+        if options.queue and options.exchange:
+            yield from self.ask(1, QUEUE_BIND, b''.join((
+                b'\0\0',                        # reserved-1
+                short_string(options.queue),
+                exchange,
+                routing,
+                b'\0',                          # no-wait
+                field_table([]))))
+        self.key, self.head = key, amqp_method(1, BASIC_PUBLISH, b''.join((
+            b'\0\0',                            # reserved-1
+            exchange,
+            routing,
+            struct.pack('>B', options.mandatory))))     # bits: mandatory, immediate
+
+    # messages out
+
+    def publish(self, frames):
+        """Every message of these frames is confirmed, now or in a session before."""
+        self.frames, self.left, self.done, self.nacked = frames, [], 0, 0
+        first = frames[0]
+        for key in list(self.confirmed):
+            if key[0] != first.run or key[1] < first.seq:
+                del self.confirmed[key]
+        for i, frame in enumerate(frames):
+            yield from self.publish_one(i, frame)
+        yield from self.flush()
+        while self.unconfirmed:
+            yield from self.hear()
+        if self.nacked:
+            yield from self.leave(Later('%d messages are not taken (basic.nack): is the queue full?'
+                                        % self.nacked))
+        yield Done(len(frames))
+        yield from self.look()
+
+    def publish_one(self, i, frame):
+        """Sends what is not confirmed of a frame, unless the broker has begun to refuse."""
+        bodies, several = self.encode(frame), self.options.format == 'flat'
+        kind = 'application/json' if self.options.format in ('payload', 'flat') else 'text/plain'
+        known = self.known(frame, len(bodies))
+        self.left.append(len(bodies) - len(known))
+        yield from self.address(frame.identity)
+        for n, body in enumerate(bodies):
+            if n in known:
+                continue
+            if self.nacked:
+                return
+            properties = basic_properties(
+                kind, self.options.persistent, amqp_message_id(frame, n if several else None),
+                max(0, frame.time_ms // 1000))
+            data = self.head + amqp_content(1, properties, body, self.most)
+            self.tag += 1
+            self.unconfirmed[self.tag] = i, known, n, len(data)
+            self.out.append(data)
+            self.gathered += len(data)
+            if self.gathered >= AMQP_PIECE:
+                yield from self.flush()
+
+    def known(self, frame, count):
+        """The numbers of its messages, of so many, that are confirmed."""
+        entry = self.confirmed.get((frame.run, frame.seq))
+        if not entry or entry[0] != count:
+            entry = self.confirmed[frame.run, frame.seq] = count, set()
+        return entry[1]
+
+    def flush(self):
+        """What is gathered goes out, once the broker takes something and has confirmed what went
+        before, most of it at least: when it blocks, all that is on its way fits in the kernels."""
+        while self.blocked or self.under_way > AMQP_PIECE:
+            yield from self.hear()
+        data, self.out, self.gathered = b''.join(self.out), [], 0
+        if data:
+            self.under_way += len(data)
+            yield Send(data, self.link)
+            yield from self.look()
+
+    def settle(self, fields, taken):
+        """Basic.Ack and Basic.Nack: of one message, or of all up to it, 0 being the last."""
+        tag, several = fields.int64(), fields.take(1)[0] & 1
+        tags = [t for t in self.unconfirmed if (t <= tag or tag == 0 if several else t == tag)]
+        if not tags:
+            raise OSError(errno.EPROTO, 'it confirms what was not published')
+        for t in tags:
+            i, known, n, size = self.unconfirmed.pop(t)
+            self.under_way -= size
+            if taken:
+                known.add(n)
+                self.left[i] -= 1
+            else:
+                self.nacked += 1
+        before, self.chatter = self.done, 0
+        while self.done < len(self.left) and not self.left[self.done]:
+            frame = self.frames[self.done]
+            self.confirmed.pop((frame.run, frame.seq), None)
+            self.done += 1
+        if self.done > before:
+            yield Done(self.done)
+        yield Wait(0)                           # it gets on
+
+    # words in
+
+    def word(self):
+        """(method, Fields of its arguments) of the next frame, (HEARTBEAT, None) for one."""
+        while True:
+            size = amqp_size(self.buffer)
+            if len(self.buffer) >= size:
+                break
+            self.buffer += yield Read(size - len(self.buffer), self.link)
+        frame, self.buffer = self.buffer[:size], self.buffer[size:]
+        self.chatter += 1
+        if self.chatter > AMQP_CHATTER:
+            raise OSError(errno.EPROTO, 'it talks on and on, and says nothing')
+        if frame[0] == AMQP_HEARTBEAT:
+            return HEARTBEAT, None
+        if frame[0] != AMQP_METHOD:
+            raise OSError(errno.EPROTO, 'a content comes that was not asked for')
+        fields = Fields(frame[AMQP_AROUND - 1:-1])
+        return (fields.int16(), fields.int16()), fields
+
+    def expect(self, *wanted):
+        """(method, Fields) of the first of these methods that comes."""
+        while True:
+            method, fields = yield from self.word()
+            if method in wanted:
+                self.chatter = 0
+                return method, fields
+            yield from self.heed(method, fields)
+
+    def ask(self, channel, method, arguments):
+        """Says that method, and ends when the broker says that it is done."""
+        yield Wait(0)                           # each exchange has its own time
+        yield Send(amqp_method(channel, method, arguments), self.link)
+        yield from self.expect((method[0], method[1] + 1))
+
+    def heed(self, method, fields):
+        """Takes in what a broker may say at any time."""
+        if method in (BASIC_ACK, BASIC_NACK):
+            yield from self.settle(fields, method == BASIC_ACK)
+        elif method == BASIC_RETURN:
+            yield from self.leave(self.unroutable(fields))
+        elif method == CONNECTION_BLOCKED:
+            self.blocked = fields.short_text() or 'it does not say why'
+            yield Say('takes nothing for now: %s; the ticks wait' % self.blocked)
+        elif method == CONNECTION_UNBLOCKED:
+            self.blocked = ''
+            yield Say('takes messages again')
+        elif method in (CONNECTION_CLOSE, CHANNEL_CLOSE):
+            code, text = fields.int16(), fields.short_text()
+            error = amqp_failure(code, text, (fields.int16(), fields.int16()))
+            yield from self.leave(error, method == CONNECTION_CLOSE)
+        elif method != HEARTBEAT:
+            raise OSError(errno.EPROTO, 'method %d.%d comes where it has no place' % method)
+
+    def unroutable(self, fields):
+        """Later, for a Basic.Return: the queue is missing, which is no fault of the message."""
+        code, text = fields.int16(), fields.short_text()
+        exchange, key = fields.short_text(), fields.short_text()
+        where = 'exchange %s has no queue for the routing key %s' % tuple(map(
+            json_text, (exchange, key)))
+        if not exchange:
+            where = 'there is no queue %s ("queue" would have it declared)' % json_text(key)
+        return Later('%d %s: %s' % (code, text, where), MISSING_PAUSE)
+
+    def leave(self, error, asked=False):
+        """Says goodbye, or yes when it was asked to go, and raises the error."""
+        try:
+            yield Send(amqp_method(0, CONNECTION_CLOSE_OK) if asked else AMQP_GOODBYE, self.link)
+        except OSError:
+            pass                                # it is gone: what it said before counts
+        raise error
+
+    def look(self):
+        """Takes in all that has arrived, without waiting. Whether anything had."""
+        heard = False
+        while True:
+            while len(self.buffer) >= amqp_size(self.buffer):
+                yield from self.heed(*(yield from self.word()))
+            data = yield Available(self.link)
+            if not data:
+                return heard
+            self.buffer += data
+            heard = True
+
+    def hear(self):
+        """Takes in the next that comes; a broker that is blocked may take its time."""
+        if not self.blocked:
+            yield from self.heed(*(yield from self.word()))
+            return
+        if (yield Wait(self.interval(), self.link)) is None:
+            yield from self.leave(Later('takes nothing for now: ' + self.blocked))
+        yield from self.beat()
+
+    def interval(self):
+        """Seconds after which silence is looked into."""
+        return self.heartbeat / 3.0 or MISSING_PAUSE
+
+    def beat(self):
+        """Takes in what came while we had nothing to say, and shows that we are there."""
+        self.chatter = 0
+        self.quiet = 0 if (yield from self.look()) else self.quiet + 1
+        if self.heartbeat and self.quiet > AMQP_QUIET:
+            raise ConnectionAbortedError(errno.ECONNABORTED, 'no heartbeat comes any more')
+        now = yield Now()
+        if self.heartbeat and not 0 <= now - self.beaten < self.interval():
+            self.beaten = now
+            yield Send(amqp_frame(AMQP_HEARTBEAT, 0, b''), self.link)
+
+
+def rabbitmq_link(options):
+    for name in ('vhost', 'exchange', 'queue'):
+        if len(utf8(options[name])) > MOST_SHORT:
+            raise ValueError('found "%s" of %d bytes, need %d at most' % (
+                name, len(utf8(options[name])), MOST_SHORT))
+    if options.sasl == 'external' and not options.tls_cert:
+        raise ValueError('found "sasl": "external" without tls_cert, need a certificate to show')
+    if options.format == 'flat':
+        check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
+    tls = tls_files(options, options.tls)
+    return ('tcp', options.host, options.port or (5671 if tls else 5672), tls)
+
+
+@emitter('rabbitmq', 'RabbitMQ, and what else speaks AMQP 0-9-1', STREAM_OPTIONS
+         + SECURE_OPTIONS + [
+    Option('sasl', choice('plain', 'external'), 'plain',
+           'How to log in: by name and password, or by tls_cert'),
+    Option('username', text, 'guest', 'Name to log in with; guest may come from its own host only'),
+    Option('password', secret, 'guest', 'Its password; "${file:/run/secrets/x}" keeps it out of '
+                                        'here'),
+    Option('vhost', text, '/', 'Virtual host'),
+    Option('exchange', text, '', 'Exchange, which must be there; "" = straight to the queue'),
+    Option('routing_key', template, 'statbadger',
+           'Routing key, or without exchange and queue the queue\'s name; may hold {hostname}'),
+    Option('queue', text, '', 'Queue that is declared, durable, if it is not there; with an '
+                              'exchange it is bound by the routing key'),
+    Option('persistent', boolean, True, 'Messages in a durable queue outlive a restart'),
+    Option('mandatory', boolean, True, 'What no queue takes waits; false = the broker drops it'),
+    Option('heartbeat', whole(0, 65535), 60,
+           'Seconds after which a peer that is silent is given up; 0 = no heartbeats'),
+] + MESSAGE_OPTIONS, 'acknowledged', rabbitmq_link)
+def rabbitmq(options, memory):
+    """A message per tick (or point), done with when the broker has confirmed it: a persistent one
+    in a durable queue is on its disk then. What no queue takes, or a full one does not, waits."""
+    frames = yield Next()
+    session = Amqp(options, memory)
+    yield from session.open(frames[0].identity['hostname'])
+    while True:
+        if frames:
+            yield from session.publish(frames)
+        else:
+            yield from session.beat()
+        frames = yield Next(session.interval(), goodbye=Send(AMQP_GOODBYE, session.link))
+
+
 # == 9 TRANSPORTS: sockets, pipes, files, the log; who performs the steps of a dialogue =========
 
 TIOCOUTQ = 0x5411  # bytes that the peer's kernel has not acknowledged; elsewhere an error
@@ -6251,11 +6762,16 @@ class StreamLink:
             if not self.receive():
                 wait_for(self.fd, select.POLLIN, deadline)
 
+    def gather(self):
+        while not self.buffer and self.receive():
+            pass                                # what TLS has received may be no text yet
+
     def available(self, wait, deadline):
-        if not self.receive() and not self.buffer and wait:
+        self.gather()
+        if not self.buffer and wait:
             try:
                 wait_for(self.fd, select.POLLIN, min(deadline, time.monotonic() + wait))
-                self.receive()
+                self.gather()
             except OSError as error:
                 if error.errno != errno.ETIME:
                     raise
@@ -7088,9 +7604,9 @@ def converse(dialogue, batches, target, timeout, opener):
     it.
 
     batches: next(idle, exchange) -> frames, [] or None at the end; hold(idle, exchange, lack) -> []
-    or None; done(n); reject(step); note(text); broken(). A connection is opened by the first step
-    that needs it. A peer that closed while nothing was under way is dialled again at once: nothing
-    was lost.
+    or None; done(n); reject(step); note(text); wait(seconds); listen(seconds, descriptors);
+    broken(). A connection is opened by the first step that needs it. A peer that closed while
+    nothing was under way is dialled again at once: nothing was lost.
     """
     exchange = Exchange(batches, target, timeout, opener)
     answer, failure = None, None
@@ -7179,6 +7695,7 @@ class Exchange:
         frames = (self.batches.next(step.idle, self) if step.lack is None
                   else self.batches.hold(step.idle, self, step.lack))
         if frames is None:
+            self.part(step.goodbye)
             raise Exhausted
         self.deadline, self.marks = time.monotonic() + self.timeout, []
         return frames
@@ -7194,6 +7711,15 @@ class Exchange:
                 self.shut(link)
                 error.link = link
                 raise
+    def part(self, goodbye):
+        """The last word, and a moment for the peer to say or do something about it."""
+        if goodbye and goodbye.link in self.links:
+            moment = time.monotonic() + FAREWELL
+            try:
+                goodbye.link.send(goodbye.data, moment)
+                wait_for(goodbye.link.fd, select.POLLIN, moment)
+            except OSError:
+                pass                            # it is gone, and needs none
 
     def collect(self, error):
         """What the peers' kernels have when the time is over need not be sent again: a sink that is
@@ -7269,9 +7795,13 @@ class Exchange:
         return self.open(target, step.within)
 
     def wait(self, step):
-        if step.seconds:
+        answer = None
+        if step.link is not None:
+            answer = self.batches.listen(step.seconds, (self.linked(step).fd,))
+        elif step.seconds:
             self.batches.wait(step.seconds)
         self.deadline = time.monotonic() + self.timeout
+        return answer
 
     STEPS = {
         Next: next, Request: request, Wait: wait, Done: done, Accept: accept, Send: on_link(send),
@@ -7674,7 +8204,7 @@ def secrets_of(declared, options):
     out = set()
     for option in declared:
         value = options[option.name]
-        if option.kind in (secret, http_headers):
+        if option.kind in (secret, http_headers) and value != option.default:
             for text in value.values() if isinstance(value, dict) else [value]:
                 out.update([text] + [word for word in text.split() if len(word) > 5])
         elif option.kind is proxy_url and value:
@@ -7835,6 +8365,19 @@ class Sender:
             self.cursor.bell.wait(until - self.now())
         if self.cursor.closing:  # the end: short waits, for there is little time left
             self.clock.sleep(min(seconds, 0.2, max(0.0, (self.deadline or 0) - self.now())))
+
+    def listen(self, seconds, ears):
+        """True as soon as one of the descriptors has input, False after so many seconds, None when
+        a reload or the end leaves no time to wait."""
+        until = self.now() + seconds
+        self.cursor.bell.listen(ears)
+        while not self.renewal and not self.is_over():
+            if self.now() >= until:
+                return False
+            end = until if self.deadline is None else min(until, self.deadline)
+            if self.cursor.bell.wait(max(0, end - self.now())) & OTHER:
+                return True
+        return None
 
     def now(self):
         return self.clock.monotonic() / 1000.0

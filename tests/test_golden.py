@@ -5,6 +5,7 @@ import pytest
 import sinks
 import standins
 import standins_avro
+import standins_rabbitmq
 from conftest import TESTS
 from standins_influxdb import InfluxdbStandin
 
@@ -55,6 +56,18 @@ def test_what_kafka_is_sent(run, host, emitter):
     with standins.KafkaStandin() as cluster:
         replay(run, host, '-e', 'kafka,brokers=%s,%s' % (cluster.address, KAFKA[emitter]))
         compare('%s.%s' % (host, emitter), b'\n'.join(cluster.values('statbadger')) + b'\n')
+
+
+@pytest.mark.parametrize('host', HOSTS)
+def test_what_rabbitmq_is_sent(run, host):
+    """From the second frame on: the first says the version. The run is another each time: x stands for it."""
+    with standins_rabbitmq.AmqpStandin(exchanges=['stats']) as server:
+        replay(run, host, '-e', 'rabbitmq,port=%d,exchange=stats,queue=q,routing_key=k.{hostname},'
+                                'blacklist=mem.*,cpu.*,net.*' % server.port)
+        goodbye = b'\0\x0a\0\x32'
+        data = b''.join(frame for frame in server.raw[1:] if frame[7:11] != goodbye)
+        run_id = server.queues['q'][0].properties['message_id'].rsplit('-', 2)[1]
+        compare('%s.rabbitmq' % host, data.replace(run_id.encode(), b'x' * len(run_id)))
 
 
 @pytest.mark.parametrize('host', HOSTS)
