@@ -3816,8 +3816,8 @@ def put_answers(link, most):
     whys = []
     while True:
         line = ' '.join((yield Line(link)).decode('utf-8', 'replace').split())
-        verb, _, why = line.partition(': ')
-        if verb in ('put', 'putm') and len(whys) < most:
+        verb, colon, why = line.partition(': ')
+        if verb == 'put' and colon and len(whys) < most:
             if 'Unauth' in why:
                 raise Later(why, CREDENTIALS_PAUSE)
             if why.startswith(TELNET_TROUBLE):

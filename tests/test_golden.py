@@ -4,6 +4,7 @@ import os
 import pytest
 import sinks
 import standins
+import standins_tsdb
 from conftest import TESTS
 
 HOSTS = ('linux-2.6.9', 'linux-6.18', 'odd-names')
@@ -61,3 +62,19 @@ def test_what_influxdb08_is_sent(run, host):
         replay(run, host, '-e', 'influxdb08,database=t,username=root,password=root,batch=1,blacklist=mem.*,cpu.*,disk.*_time.*,net.tx_*,url=http://127.0.0.1:%d' % server.port)
         compare('%s.influxdb08' % host, b''.join(
             request.body.replace(b']}, {', b']},\n{') + b'\n' for request in server.requests))
+
+
+@pytest.mark.parametrize('emitter', ['opentsdb', 'kairosdb'])
+@pytest.mark.parametrize('host', HOSTS)
+def test_what_opentsdb_and_kairosdb_are_sent(run, host, emitter):
+    blacklist = ',tags.env=prod,blacklist=mem.*,cpu.*,disk.*_*,net.tx_*,net.rx_[c-z]*'
+    telnet = {'opentsdb': standins_tsdb.OpenTsdbTelnet, 'kairosdb': standins_tsdb.KairosTelnet}[emitter]
+    with telnet() as lines, standins.HttpStandin() as bodies:
+        replay(run, host, '-e', '%s,port=%d,protocol=telnet%s' % (emitter, lines.port, blacklist))
+        replay(run, host, '-e', '%s,port=%d,protocol=http,batch=1%s' % (emitter, bodies.port, blacklist))
+        compare('%s.%s' % (host, emitter), b''.join(bytes(data) for data in lines.received) + b''.join(
+            gunzipped(request).replace(b'}},{', b'}},\n{') + b'\n' for request in bodies.requests))
+
+
+def gunzipped(request):
+    return request.body if 'content-encoding' in request.headers else standins.gunzip(request.body)
