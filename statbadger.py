@@ -3826,7 +3826,7 @@ def put_answers(link, most):
         elif line.startswith('net.opentsdb'):
             yield Line(link)
             return whys
-        elif line.partition(' ')[0].endswith('DB'):
+        elif line.startswith('KairosDB'):
             return whys
         else:
             raise OSError(errno.EPROTO, 'found %s, need the answer of OpenTSDB or KairosDB to '

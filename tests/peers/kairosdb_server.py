@@ -26,6 +26,12 @@ kairosdb: {
   queue_processor: { queue_path: "queue", min_batch_wait: 50 }
 }
 """
+JAAS = 'users { org.eclipse.jetty.jaas.spi.PropertyFileLoginModule required file="users"; };\n'
+LOGBACK = """\
+<configuration><appender name="A" class="ch.qos.logback.core.ConsoleAppender"><encoder>
+<pattern>%d %level %msg %logger{0}%n</pattern></encoder></appender>
+<root level="WARN"><appender-ref ref="A"/></root></configuration>
+"""
 
 
 class KairosDB(Peer):
@@ -37,18 +43,25 @@ class KairosDB(Peer):
         java = require(command('java'), 'kairosdb', 'there is no java')
         self.port, self.telnet = lasting_ports(2)
         self.https_port, self.login = https and https[0], login
-        more = ''
+        more, flags = '', []
         if https:
             more += ', ssl: { port: %d, keystore { path: "%s", password: "%s" } }' % https
+        files = {'conf/logback.xml': LOGBACK}
         if login:
-            more += ', basic_auth: { user: "%s", password: "%s" }' % login
-        os.makedirs(os.path.join(str(folder), 'conf'))
-        os.makedirs(os.path.join(str(folder), 'web'))
-        with open(os.path.join(str(folder), 'conf', 'peer.conf'), 'w') as file:
-            file.write(CONFIG % {'telnet': self.telnet, 'port': self.port, 'more': more})
+            more += ', auth_module_name: "users"'
+            files.update({'users.jaas': JAAS, 'users': '%s: %s,user\n' % (login[0].replace(' ', '\\ '), login[1])})
+            flags = ['-Djava.security.auth.login.config=users.jaas']
+        files['conf/peer.conf'] = CONFIG % {'telnet': self.telnet, 'port': self.port, 'more': more}
+        for path in ('conf', 'web'):
+            os.makedirs(os.path.join(str(folder), path))
+        for name, text in files.items():
+            with open(os.path.join(str(folder), name), 'w') as file:
+                file.write(text)
         Peer.__init__(self, 'kairosdb', [
-            java, '-Xmx256m', '--add-opens', 'java.base/java.lang=ALL-UNNAMED', '-cp', 'conf:%s/*' % JARS,
-            'org.kairosdb.core.Main', '-c', 'run', '-p', 'conf/peer.conf'], folder, self.answers, patience=60)
+            java, '-Xmx256m', '--add-opens', 'java.base/java.lang=ALL-UNNAMED',
+            '--add-opens', 'java.base/java.util=ALL-UNNAMED'] + flags + [
+            '-cp', 'conf:%s/*' % JARS, 'org.kairosdb.core.Main', '-c', 'run', '-p', 'conf/peer.conf'],
+            folder, self.answers, patience=60)
 
     def answers(self):
         try:
@@ -64,35 +77,46 @@ class KairosDB(Peer):
         if self.login:
             import base64
             request.add_header('Authorization', 'Basic ' + base64.b64encode(':'.join(self.login).encode()).decode())
-        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-            return json.loads(answer.read().decode() or 'null')
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+                return json.loads(answer.read().decode() or 'null')
+        except urllib.error.HTTPError as error:
+            error.msg = error.read().decode('utf-8', 'replace')         # the server says there what is wrong
+            raise
 
     def metrics(self):
         """Names of all metrics but the server's own, sorted."""
         return sorted(name for name in self.request('/api/v1/metricnames')['results']
                       if not name.startswith('kairosdb.'))
 
+    def query(self, what, metrics):
+        """All results of a query for these metrics."""
+        answer = self.request('/api/v1/datapoints/query' + what, {'start_absolute': 0, 'metrics': metrics})
+        return [result for query in answer['queries'] for result in query['results']]
+
     def points(self, metric):
         """{(ms, sorted tags): value}; a value that is there twice is a list."""
-        query = {'start_absolute': 0, 'metrics': [{'name': metric, 'group_by': [
-            {'name': 'tag', 'tags': list(self.tags(metric))}]}]}
-        found = {}
-        for result in self.request('/api/v1/datapoints/query', query)['queries'][0]['results']:
-            tags = tuple(sorted((key, values[0]) for key, values in result['tags'].items()))
-            assert all(len(values) == 1 for values in result['tags'].values()), result['tags']
-            for ms, value in result['values']:
-                key = ms, tags
-                found[key] = [found[key], value] if key in found else value
+        return self.all_points([metric])[metric]
+
+    def all_points(self, metrics):
+        """{metric: points(metric)}, asked many at a time."""
+        found = {metric: {} for metric in metrics}
+        for i in range(0, len(metrics), 50):
+            some = [{'name': metric} for metric in metrics[i:i + 50]]
+            keys = sorted({key for result in self.query('/tags', some) for key in result['tags']})
+            for one in some if keys else ():
+                one['group_by'] = [{'name': 'tag', 'tags': keys}]
+            for result in self.query('', some):
+                points = found[result['name']]
+                assert all(len(values) == 1 for values in result['tags'].values()), result['tags']
+                tags = tuple(sorted((key, values[0]) for key, values in result['tags'].items()))
+                for ms, value in result['values']:
+                    points[ms, tags] = [points[ms, tags], value] if (ms, tags) in points else value
         return found
 
-    def tags(self, metric):
-        """{key: values} of a metric."""
-        query = {'start_absolute': 0, 'metrics': [{'name': metric}]}
-        return self.request('/api/v1/datapoints/query/tags', query)['queries'][0]['results'][0]['tags']
-
     def everything(self):
-        """{metric: points(metric)}"""
-        return {name: found for name, found in ((name, self.points(name)) for name in self.metrics()) if found}
+        """{metric: points(metric)} of all metrics but the server's own."""
+        return {name: points for name, points in self.all_points(self.metrics()).items() if points}
 
     def forget(self):
         """Deletes all metrics."""
