@@ -705,6 +705,14 @@ class JsonReader:
         return float(word) if word.strip('-0123456789') else int(word)
 
 
+def json_reply(data):
+    """What the JSON of a server says; None when it is none, or was cut short."""
+    try:
+        return JsonReader(data.decode(), 'a reply').read()
+    except (ConfigError, UnicodeDecodeError):
+        return None
+
+
 def json_number(word):
     """Whether the word is a number of RFC 8259, section 6."""
     head, _, exponent = word.replace('E', 'e').partition('e')
@@ -3630,8 +3638,12 @@ def influx_fields(tags):
 
 
 def decimal(number):
-    """The number with a point, where its spelling tells the type: what is real once stays real."""
-    return number if number.strip('-0123456789') else number + '.0'
+    """The number with a point, where its spelling tells the type: what is real once stays real.
+    `3.0`, `1.0e+22`"""
+    if '.' in number:
+        return number
+    digits, mark, power = number.partition('e')
+    return digits + '.0' + mark + power
 
 
 def influx_parts(text):
@@ -3747,6 +3759,70 @@ def influx08_bodies(template, frames, most=1 << 22):
 def influx08_body(entries):
     """The JSON of {head: [row]}."""
     return '[%s]' % ', '.join([head + ', '.join(rows) + ']}' for head, rows in entries.items()])
+
+
+# -- OpenTSDB and KairosDB: a metric, its tags, a time and a number per point ---------------------
+# (opentsdb.net/docs, "Writing Data"; kairosdb.github.io/docs, "Add Data Points", "Telnet API")
+
+TSDB_LETTERS = frozenset('abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/-')
+TSDB_IDENTITY = ('datacenter', 'cluster', 'zone', 'region', 'ipv4', 'ipv6')  # the last goes first
+
+
+def tsdb_text(text):
+    """A metric, or the key or value of a tag: all but letters, digits, . _ / - becomes _. OpenTSDB
+    takes no other; KairosDB cuts a tag at =, and reads lines as Latin-1."""
+    return ''.join([c if c in TSDB_LETTERS else '_' for c in text]) or '_'
+
+
+def tsdb_tags(series, identity, tags, most=None):
+    """[(key, value)] of a series, at most so many: host and labels stay, then `tags`, then the
+    identity. One at least, for both servers want one."""
+    order = ('host',) + series.keys + tuple(sorted(tags)) + TSDB_IDENTITY
+    pairs = sorted(tag_pairs(series, identity, tags), key=lambda pair: order.index(pair[0]))
+    return [(tsdb_text(key), tsdb_text(value)) for key, value in pairs][:most] or [('host', '_')]
+
+
+def tsdb_template(form, tag, between, options, most=None):
+    """A Template of a form that has %s for the metric, the number and the tags."""
+    def lines(layout, identity, forms):
+        for series, number in zip(layout, forms):
+            tags = between.join([tag % pair for pair in tsdb_tags(
+                series, identity, options.tags, most)])
+            yield form % (tsdb_text(series.metric), VALUE + number + HEAD, tags)
+    return Template(lines, VALUE + 'nan', unwanted(options.blacklist))
+
+
+def tsdb_points(template, frame, stamp):
+    """Its lines, with the time as stamp, and a decimal point in each number: OpenTSDB answers no
+    query of a series that has both types at one time, and KairosDB shows both."""
+    pieces = template.text(frame).replace(TIME, stamp).split(VALUE)
+    for i, piece in enumerate(pieces[1:], 1):
+        number, _, rest = piece.partition(HEAD)
+        pieces[i] = decimal(number) + rest
+    return ''.join(pieces).split('\n')[:-1]
+
+
+def opentsdb_time(ms):
+    """Seconds when whole, else ms: the server tells them apart by their size."""
+    return '%d' % (ms if ms % 1000 else ms // 1000)
+
+
+def opentsdb_points(options):
+    """frame -> [`{"metric":"disk.reads","timestamp":1429628878,"value":3.0,"tags":{"host":"n1",
+    "device":"sda"}}`], or of telnet [`put disk.reads 1429628878 3.0 host=n1 device=sda`]."""
+    form = ('put %s \0 %s %s\n', '%s=%s', ' ') if options.protocol == 'telnet' else (
+        '{"metric":"%s","timestamp":\0,"value":%s,"tags":{%s}}\n', '"%s":"%s"', ',')
+    template = tsdb_template(*form + (options, options.max_tags))
+    return lambda frame: tsdb_points(template, frame, opentsdb_time(frame.time_ms))
+
+
+def kairosdb_points(options):
+    """frame -> [`{"name":"disk.reads","timestamp":1429628878000,"value":3.0,"tags":{"host":"n1",
+    "device":"sda"}}`], or of telnet [`putm disk.reads 1429628878000 3.0 host=n1 device=sda`]."""
+    form = ('putm %s \0 %s %s\n', '%s=%s', ' ') if options.protocol == 'telnet' else (
+        '{"name":"%s","timestamp":\0,"value":%s,"tags":{%s}}\n', '"%s":"%s"', ',')
+    template = tsdb_template(*form + (options,))
+    return lambda frame: tsdb_points(template, frame, '%d' % frame.time_ms)
 
 
 # -- messages: what goes through a broker --------------------------------------------------------
@@ -3994,7 +4070,7 @@ def tls_files(options, on):
     if not on and (given or not options.tls_verify):
         raise ValueError('found %s without TLS, need %s' % (
             (given or ['tls_verify'])[0],
-            'https in the URL' if hasattr(options, 'proxy') else '"tls": true'))
+            '"tls": true' if hasattr(options, 'tls') else 'https in the URL'))
     if options.tls_key and not options.tls_cert:
         raise ValueError('found tls_key without tls_cert, need both')
     if not on:
@@ -4017,14 +4093,20 @@ def http_link(options, url=''):
     return ('http', url, tls_files(options, url.startswith('https:')), options.proxy)
 
 
-def http_body(options, headers, text):
-    """(headers, bytes) of what is sent, compressed when the options say so."""
+def http_body(options, headers, text, told=('Content-Encoding', 'gzip')):
+    """(headers, bytes) of what is sent, compressed when the options say so. told: the header that
+    tells the peer of it."""
     data = text.encode()
     headers = dict({'User-Agent': 'statbadger/' + VERSION}, **headers)
     if options.gzip:
-        headers['Content-Encoding'] = 'gzip'
+        headers[told[0]] = told[1]
         data = gzipped(data)
     return dict(headers, **options.headers), data
+
+
+def words_of(data):
+    """What a peer says, on one line."""
+    return ' '.join(data.decode('utf-8', 'replace').split())
 
 
 def http_outcome(status, headers, body, now):
@@ -4033,7 +4115,7 @@ def http_outcome(status, headers, body, now):
     not for us, not here, or moved."""
     if 200 <= status < 300:
         return
-    words = ' '.join(body.decode('utf-8', 'replace').split())
+    words = words_of(body)
     reason = 'HTTP %d%s' % (status, ': ' + words if words else '')
     if status < 200 or status in (408, 425, 429) or status >= 500:
         raise Later(reason, retry_after(headers.get('retry-after', ''), now), status == 500)
@@ -4396,6 +4478,281 @@ def influx_named(said, numbers, lines, dropped):
     start = influx_key(field) + '='
     return [line for line in lines if any([f.startswith(start) for f in line[2]])
             and line[1].replace('\\,', HEAD).partition(',')[0].replace(HEAD, '\\,') == measurement]
+
+
+# -- opentsdb, kairosdb: time-series databases with an HTTP and a telnet protocol -----------------
+
+TSDB_BODY = 5000                # points in one body at most, a megabyte before it is compressed
+TSDB_PART = 32768               # bytes of lines until we ask how far the server has got
+TSDB_LINE = 1023  # bytes of a line: a longer one is dropped (KairosDB) or ends it all (OpenTSDB)
+TSDB_IDLE = 3600                # seconds after which an idle connection is looked at
+TSDB_OPTIONS = [Option('tls', boolean, False, 'Speak TLS')] + HTTP_OPTIONS
+TELNET_TROUBLE = ('HBase error', 'Please throttle', 'Throttling', 'Request timed out', 'Unexpected')
+PUT_TROUBLE = ('Storage exception', 'Please throttle', 'Timeout exception', 'Write timedout',
+               'Unexpected exception')          # these in the answers of /api/put
+UNKNOWN_METRIC = ('%s; need tsd.core.auto_create_metrics = true on the server, or `tsdb mkmetric` '
+                  'for each, or a blacklist here')
+
+
+def tsdb_link(options, http_port):
+    """Where it is, for both; ValueError says what does not go together."""
+    names = {}
+    for tag in sorted(options.tags):
+        other = names.setdefault(tsdb_text(tag), tag)
+        if other != tag:
+            raise ValueError('found the tags %s and %s, need names that differ in letters, digits '
+                             'or one of . _ / -' % (json_text(other), json_text(tag)))
+    if options.protocol == 'telnet':
+        for name in ('username', 'password', 'headers', 'proxy'):
+            if options[name]:
+                raise ValueError('found %s with "protocol": "telnet", need http' % name)
+        return ('tcp', options.host, options.port or 4242, tls_files(options, options.tls))
+    where = 'http%s://%s' % ('s' * options.tls, place_text(options.host, options.port or http_port))
+    try:
+        return http_link(options, url(where))
+    except ValueError as error:
+        if str(error).startswith('a URL'):
+            raise ValueError('found host %s, need an ASCII name or address' % (
+                json_text(options.host)))
+        raise
+
+
+def opentsdb_link(options):
+    if len(options.tags) > options.max_tags - 3:
+        raise ValueError('found %d tags, need %d or fewer: max_tags less host and two labels' % (
+            len(options.tags), options.max_tags - 3))
+    return tsdb_link(options, 4242)
+
+
+@emitter('opentsdb', 'OpenTSDB 2, or anything that takes its points', STREAM_OPTIONS + [
+    Option('protocol', choice('http', 'telnet'), 'http',
+           'POST /api/put, which says what is stored; or lines of put, which are cheaper'),
+    Option('sync', boolean, True,
+           'With http: acknowledged when HBase has it; false = when the server has queued it'),
+    Option('max_bytes', whole(512, 1 << 24), 8192,
+           'With http: most bytes of a body; more wants tsd.http.request.enable_chunked there'),
+    Option('max_tags', whole(4, 64), 8,
+           'Most tags of a point, as tsd.storage.max_tags says; host and labels always stay'),
+] + TSDB_OPTIONS, 'acknowledged', opentsdb_link)
+def opentsdb(options, memory):
+    """Both protocols say which points are refused, and the others are stored."""
+    points = opentsdb_points(options)
+    if options.protocol == 'telnet':
+        return put_lines(points, memory)
+    path = '/api/put?details'
+    if options.sync:                            # the server gives up a little before we do
+        path += '&sync&sync_timeout=%d' % (options.timeout * 900)
+    return put_bodies(options, memory, points, (path, ('Content-Encoding', 'gzip'),
+                                                options.max_bytes, opentsdb_refusals))
+
+
+def opentsdb_refusals(body, texts):
+    """{index: why} of the texts that the JSON of an answer 400 names, each by its metric, time and
+    tags; {} when that is no list of points. None: there are some that it does not name. Raises
+    Later when a point failed by no fault of its own."""
+    if b'Chunked request not supported' in body:
+        return None                             # too large for this server
+    errors = put_errors(body)
+    if not errors:
+        return errors
+    places, found = {}, {}
+    for i, text in enumerate(texts):
+        places.setdefault(opentsdb_key(json_reply(text.encode())), []).append(i)
+    for error in errors:
+        error = error if isinstance(error, dict) else {}
+        why = ' '.join(str(error.get('error')).split())
+        if why.startswith(PUT_TROUBLE):
+            raise Later('OpenTSDB: ' + why, 0, True)
+        which = places.get(opentsdb_key(error.get('datapoint')))
+        if not which:
+            return None
+        found[which.pop()] = why
+    return found
+
+
+def opentsdb_key(point):
+    """(metric, time, tags) of a point of theirs or ours."""
+    tags = point.get('tags') if isinstance(point, dict) else None
+    if not isinstance(tags, dict):
+        return None
+    return str(point.get('metric')), str(point.get('timestamp')), str(sorted(tags.items()))
+
+
+@emitter('kairosdb', 'KairosDB 1', STREAM_OPTIONS + [
+    Option('protocol', choice('http', 'telnet'), 'http',
+           'POST /api/v1/datapoints (port 8080), or lines of putm (port 4242)'),
+] + TSDB_OPTIONS, 'acknowledged', lambda options: tsdb_link(options, 8080))
+def kairosdb(options, memory):
+    """Over HTTP it says which points are refused, and the others are stored. Over telnet it says
+    nothing of them."""
+    points = kairosdb_points(options)
+    if options.protocol == 'telnet':
+        return put_lines(points, memory)
+    return put_bodies(options, memory, points, (
+        '/api/v1/datapoints', ('Content-Type', 'application/gzip'), 1 << 24, kairosdb_refusals))
+
+
+def kairosdb_refusals(body, texts):
+    """As of OpenTSDB: `{"errors":["metric[1](name=cpu.user).tag[host].value may not be empty."]}`
+    """
+    found, errors = {}, put_errors(body)
+    if not errors:
+        return errors
+    for why in errors:
+        head, _, rest = str(why).partition('[')
+        number = rest.partition(']')[0]
+        if head == 'metric' and number.isdecimal() and len(number) < 9 and int(number) < len(texts):
+            found.setdefault(int(number), ' '.join(str(why).split()))
+    return found
+
+
+def put_errors(body):
+    """The list `errors` of an answer in JSON; {} when there is none, None when it is cut short."""
+    reply = json_reply(body)
+    if isinstance(reply, dict) and isinstance(reply.get('errors'), list):
+        return reply['errors'] or {}
+    return None if reply is None and body.startswith(b'{') else {}
+
+
+class Tally:
+    """What becomes of the points of a batch, frame by frame. sizes: how many points each has.
+    memory: of the emitter; it holds `known` once a point was stored."""
+
+    def __init__(self, frames, memory):
+        self.frames, self.memory, self.sizes, self.refused, self.done = frames, memory, [], {}, 0
+
+    def refuse(self, i, why):
+        """A point of frame i is refused."""
+        self.refused.setdefault(i, []).append(why)
+
+    def settle(self, n):
+        """All points of the first n frames are stored or refused. What is refused is said only now:
+        a frame that breaks off goes again, and is refused again. Raises Later when the server knows
+        no metric of a frame, and never knew one: its administrator has something to do first."""
+        for i in range(self.done, n):
+            whys = self.refused.pop(i, [])
+            unknown = [why for why in whys if why.lower().startswith('unknown metric')]
+            if len(whys) < self.sizes[i]:
+                self.memory['known'] = True
+            elif unknown and not self.memory.get('known'):
+                raise Later(UNKNOWN_METRIC % unknown[0], MISSING_PAUSE)
+            if whys:
+                yield Reject(self.frames[i], UNKNOWN_METRIC % unknown[0] if unknown else whys[0],
+                             len(whys))
+            yield Done(i + 1)
+        self.done = n
+
+
+def put_bodies(options, memory, points, exchange):
+    """The dialogue of both over HTTP: arrays of points. points: frame -> texts."""
+    many = 1000                                 # points in a body, as far as is known
+    while True:
+        frames = yield Next()
+        waiting, tally = [], Tally(frames, memory)
+        for i, frame in enumerate(frames):
+            texts = points(frame)
+            tally.sizes.append(len(texts))
+            waiting += [(i, text) for text in texts]
+            while waiting and (len(waiting) >= many or i + 1 == len(frames)):
+                body = [text for _, text in waiting[:many]]
+                n, many, refused = yield from put_body(options, body, many, *exchange)
+                for which in sorted(refused):
+                    tally.refuse(waiting[which][0], refused[which])
+                del waiting[:n]
+                yield from tally.settle(waiting[0][0] if waiting else i + 1)
+
+
+def put_body(options, texts, many, path, told, most, refusals):
+    """Posts as many of the texts, from the first on, as go into a body, and fewer when the server
+    does not say which are to blame: what it had stored it stores again. Gives (how many went, how
+    many to try next, {index: why it is refused})."""
+    login = {}
+    if options.username or options.password:
+        login['Authorization'] = basic('%s:%s' % (options.username, options.password))
+    while True:
+        headers, body = http_body(options, dict(login, **{'Content-Type': 'application/json'}),
+                                  '[%s]' % ','.join(texts), told)
+        size, room = len(texts), len(texts) * most * 9 // (len(body) * 10)
+        refused, why = None, 'longer than %d bytes' % most
+        if len(body) <= most:
+            yield Wait(0)                       # each exchange has its own time
+            status, headers, answer = yield Request('POST', path, headers, body)
+            refused = put_outcome(status, headers, answer, (yield Now()), refusals, texts)
+            why, room = 'HTTP %d: %s' % (status, words_of(answer)), max(room, 1)
+        if refused is not None:
+            grown = min(TSDB_BODY, room, many + many // 2 + 1)
+            return size, grown if size == many else many, refused
+        if size == 1:
+            return 1, 1, {0: why}
+        many = max(1, min(size // 2, room))
+        texts = texts[:many]
+
+
+def put_outcome(status, headers, body, now, refusals, texts):
+    """{index: why} of the texts that are refused, all others are stored; None when the server does
+    not say which. Raises as http_outcome() does."""
+    if status == 413:
+        return None
+    refused = refusals(body, texts) if status == 400 else {}
+    if refused == {}:
+        http_outcome(status, headers, body, now)
+    return refused
+
+
+def put_lines(points, memory):
+    """The dialogue of both over telnet: lines, and `version`, whose answer says that all lines
+    before it were read. points: frame -> lines."""
+    link = None
+    while True:
+        frames = yield Next(None if link is None else TSDB_IDLE)
+        if link is None:
+            link = yield Dial()
+        if not frames:
+            late = yield Available(link)
+            if late:                            # of points that it had taken before
+                raise Later('it says later: ' + words_of(late))
+        tally = Tally(frames, memory)
+        for i, frame in enumerate(frames):
+            lines = points(frame)
+            tally.sizes.append(len(lines))
+            for line in lines:
+                if len(line) > TSDB_LINE:
+                    tally.refuse(i, 'a line of more than %d bytes' % TSDB_LINE)
+            short = ''.join([line + '\n' for line in lines if len(line) <= TSDB_LINE])
+            for part in datagrams(short.encode(), TSDB_PART)[0]:
+                yield Wait(0)
+                yield Send(part + b'version\n', link)
+                for why in (yield from put_answers(link, part.count(b'\n'))):
+                    tally.refuse(i, why)
+            yield from tally.settle(i + 1)
+
+
+def put_answers(link, most):
+    """What the server says of so many lines, until it answers to `version`:
+
+        put: illegal argument: not enough arguments (need least 4, got 3)
+        net.opentsdb.tools 2.4.1 built at revision eb125a3 (MINT)
+        Built on 2021/09/08 18:43:17 +0000 by ...
+
+    or `KairosDB 1.3.0-1.20210808220820`. Gives why points are refused; success is silent."""
+    whys = []
+    while True:
+        line = ' '.join((yield Line(link)).decode('utf-8', 'replace').split())
+        verb, colon, why = line.partition(': ')
+        if verb == 'put' and colon and len(whys) < most:
+            if 'Unauth' in why:
+                raise Later(why, CREDENTIALS_PAUSE)
+            if why.startswith(TELNET_TROUBLE):
+                raise Later(why, 0, True)
+            whys.append(why)
+        elif line.startswith('net.opentsdb'):
+            yield Line(link)
+            return whys
+        elif line.startswith('KairosDB'):
+            return whys
+        else:
+            raise OSError(errno.EPROTO, 'found %s, need the answer of OpenTSDB or KairosDB to '
+                                        '"version"' % json_text(line[:100]))
 
 
 # -- kafka: a producer for every broker from 0.11 on (kafka.apache.org/protocol) -----------------

@@ -456,7 +456,7 @@ def test_line_protocol_has_a_line_per_family_and_instance():
     assert influx(USER, idle, READS, writes, other, TOTAL) == (
         'cpu,%s user=8.1,idle=91.9 1429628878000\n'
         'disk,%s reads=3.0,writes=0.0 1429628878000\n'
-        'disk,%s reads=1e+21 1429628878000\n'
+        'disk,%s reads=1.0e+21 1429628878000\n'
         'mem,%s memtotal=16777216000.0 1429628878000\n') % (
             who % '', who % 'device=sda,', who % 'device=sdb,', who % '')
 

@@ -6,6 +6,7 @@ import sinks
 import standins
 import standins_avro
 import standins_rabbitmq
+import standins_tsdb
 from conftest import TESTS
 from standins_influxdb import InfluxdbStandin
 
@@ -96,3 +97,19 @@ def test_what_avro_writes(run, host, tmp_path):
     data, found = (tmp_path / 'x').read_bytes(), standins_avro.read(tmp_path / 'x')
     parts = [data[:found.ends[0] - 16]] + found.raw
     compare('%s.avro' % host, b''.join(repr(part).encode() + b'\n' for part in parts))
+
+
+@pytest.mark.parametrize('emitter', ['opentsdb', 'kairosdb'])
+@pytest.mark.parametrize('host', HOSTS)
+def test_what_opentsdb_and_kairosdb_are_sent(run, host, emitter):
+    blacklist = ',tags.env=prod,blacklist=mem.*,cpu.*,disk.*_*,net.tx_*,net.rx_[c-z]*'
+    telnet = {'opentsdb': standins_tsdb.OpenTsdbTelnet, 'kairosdb': standins_tsdb.KairosTelnet}[emitter]
+    with telnet() as lines, standins.HttpStandin() as bodies:
+        replay(run, host, '-e', '%s,port=%d,protocol=telnet%s' % (emitter, lines.port, blacklist))
+        replay(run, host, '-e', '%s,port=%d,protocol=http,batch=1%s' % (emitter, bodies.port, blacklist))
+        compare('%s.%s' % (host, emitter), b''.join(bytes(data) for data in lines.received) + b''.join(
+            gunzipped(request).replace(b'}},{', b'}},\n{') + b'\n' for request in bodies.requests))
+
+
+def gunzipped(request):
+    return request.body if 'content-encoding' in request.headers else standins.gunzip(request.body)
