@@ -1,5 +1,5 @@
-"""Real Apache Druid for the tests: ZooKeeper, coordinator with overlord, indexer, historical and broker, five JVMs
-with 1 GB in all, from the jars that druid.sh fetches.
+"""Real Apache Druid for the tests: ZooKeeper, coordinator with overlord, indexer, historical, broker and router, six
+JVMs with 1.2 GB in all, from the jars that druid.sh fetches.
 
 It is asked over its own HTTP API with urllib, in SQL: nothing here shares a line with the program.
 
@@ -12,6 +12,7 @@ Rows are there a second or two after their task has ended, the first ones of a d
 import json
 import os
 import signal
+import subprocess
 import time
 import urllib.error
 import urllib.parse
@@ -42,6 +43,7 @@ COMMON = {
     'druid.host': '127.0.0.1',
     'druid.server.http.numThreads': 12,
     'druid.zk.paths.base': '/druid',
+    'druid.zk.service.sessionTimeoutMs': 5000,  # after so long a service that was killed is gone
     'druid.metadata.storage.type': 'derby',
     'druid.metadata.storage.connector.host': '127.0.0.1',
     'druid.storage.type': 'local',
@@ -63,6 +65,7 @@ SERVICES = {                                    # name: (heap, direct memory, wh
         'druid.coordinator.period': 'PT1S',
         'druid.manager.segments.pollDuration': 'PT1S',
         'druid.indexer.queue.startDelay': 'PT1S',
+        'druid.indexer.queue.maxTaskPayloadSize': '5MiB',
         'druid.indexer.runner.type': 'httpRemote',
         'druid.indexer.runner.taskCleanupTimeout': 'PT5S',      # of a worker that is gone
         'druid.indexer.storage.type': 'metadata'}),
@@ -75,9 +78,13 @@ SERVICES = {                                    # name: (heap, direct memory, wh
         'druid.server.http.numThreads': 20,
         'druid.sql.planner.metadataRefreshPeriod': 'PT1S',
         'druid.broker.segment.awaitInitializationOnStart': 'false'}),
+    'router': ('128m', '64m', {
+        'druid.router.managementProxy.enabled': 'true',
+        'druid.router.http.numConnections': 5,
+        'druid.router.http.numMaxThreads': 5}),
 }
 READY = {'coordinator': '/status/health', 'historical': '/druid/historical/v1/readiness',
-         'indexer': '/status/health', 'broker': '/druid/broker/v1/readiness'}
+         'indexer': '/status/health', 'broker': '/druid/broker/v1/readiness', 'router': '/status/health'}
 
 
 def write(folder, name, values):
@@ -90,9 +97,9 @@ def write(folder, name, values):
 class Service(Peer):
     """One JVM of them all. It can be stopped, killed, frozen and started by itself; its port stays."""
 
-    def __init__(self, name, folder, argv, port, ready):
+    def __init__(self, name, folder, argv, port, ready, env=None):
         self.port = port
-        Peer.__init__(self, name, argv, folder, ready, patience=START)
+        Peer.__init__(self, name, argv, folder, ready, env, START)
 
     def begin(self):
         """Starts it and does not wait: all of them start at once."""
@@ -118,16 +125,21 @@ class Service(Peer):
 
 
 class Druid:
-    """All of it. url: the overlord, which is the coordinator too; services: {name: Service}, zookeeper included."""
+    """All of it. url: the overlord, which is the coordinator too; services: {name: Service}, zookeeper included.
 
-    def __init__(self, folder):
+    tls: the Certificates of kafka_broker, with which the router serves the same API at https_url, to those who
+    have a certificate too. env: what all of them find in their environment.
+    """
+
+    def __init__(self, folder, tls=None, env=None):
         self.java = require(command('java'), 'java', 'not installed (Debian: default-jre-headless)')
         require(os.path.isdir(JARS), 'druid ' + VERSION, 'no jars (sh tests/peers/druid.sh %s)' % VERSION)
-        self.folder = str(folder)
+        self.folder, self.tls, self.env = str(folder), tls, env
         names = ['zookeeper'] + list(SERVICES)
-        ports = lasting_ports(len(names) + 1)
+        ports = lasting_ports(len(names) + 2)
         self.ports = dict(zip(names, ports))
         self.url = 'http://127.0.0.1:%d' % self.ports['coordinator']
+        self.https_port, self.https_url = ports[-2], 'https://127.0.0.1:%d' % ports[-2]
         os.makedirs(os.path.join(self.folder, 'data', 'tmp'), exist_ok=True)
         self.common(ports[-1])
         self.services = {name: self.service(name) for name in names}
@@ -159,6 +171,8 @@ class Druid:
         more = dict(more, **{'druid.service': 'druid/' + name, 'druid.plaintextPort': port})
         if name == 'indexer':
             more['druid.indexer.task.baseTaskDir'] = data + '/task'
+        if name == 'router' and self.tls:
+            more.update(self.https())
         if name == 'historical':
             more['druid.segmentCache.locations'] = '[{"path":"%s/segment-cache","maxSize":"2g"}]' % data
         write(own, 'runtime.properties', more)
@@ -167,7 +181,22 @@ class Druid:
                 '-Dfile.encoding=UTF-8', '-Djava.io.tmpdir=%s/tmp' % data,
                 '-Djava.util.logging.manager=org.apache.logging.log4j.jul.LogManager'] + OPENS
         argv += ['-cp', ':'.join([classes, own, jars]), 'org.apache.druid.cli.Main', 'server', name]
-        return Service(name, own, argv, port, lambda: self.status(name, READY[name]) == 200)
+        return Service(name, own, argv, port, lambda: self.status(name, READY[name]) == 200, self.env)
+
+    def https(self):
+        """Settings of a service that speaks TLS on one more port. What other services come to cannot: they would need
+        an extension that is on no central repository."""
+        store, password = self.tls.server[2], 'changeit'
+        trusted = os.path.join(self.folder, 'ca.p12')
+        keytool = require(command('keytool'), 'keytool', 'not installed (Debian: default-jre-headless)')
+        subprocess.check_output([keytool, '-importcert', '-noprompt', '-file', self.tls.ca, '-keystore', trusted,
+                                 '-storetype', 'PKCS12', '-storepass', password], stderr=subprocess.STDOUT)
+        return {'druid.enableTlsPort': 'true', 'druid.tlsPort': self.https_port,
+                'druid.server.https.keyStorePath': store, 'druid.server.https.keyStoreType': 'PKCS12',
+                'druid.server.https.keyStorePassword': password, 'druid.server.https.certAlias': '1',
+                'druid.server.https.requireClientCertificate': 'true',
+                'druid.server.https.trustStorePath': trusted, 'druid.server.https.trustStoreType': 'PKCS12',
+                'druid.server.https.trustStorePassword': password}
 
     # start and end
 
@@ -204,6 +233,15 @@ class Druid:
 
     def __exit__(self, *error):
         self.stop()
+
+    def repair(self):
+        """Starts what a test has left dead or frozen."""
+        for name, service in self.services.items():
+            service.thaw()
+            if service.process is None or service.process.poll() is not None:
+                service.start()
+        self.until(self.workers, 'find its indexer')
+        return self
 
     # questions
 
