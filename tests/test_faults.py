@@ -22,6 +22,7 @@ import statbadger
 from conftest import FakeClock
 from rig import configured, role_of
 from standins import ALWAYS, Bad, HttpStandin, InfluxStandin, KafkaStandin, Listener, Proxy, Result
+from standins_druid import PARSE, DruidStandin, TranquilityStandin
 
 SEED = int(os.environ.get('FAULT_SEED', random.randrange(1 << 30)))
 WHO = dict.fromkeys(statbadger.IDENTITY_KEYS, '')
@@ -258,9 +259,10 @@ class Variant:
 
     exact: nothing is doubled either. answers: its peer answers. login, tls: whether it has that.
     every: every byte is a place to cut it; a sample otherwise. tells: it says that a password is wrong.
+    dislike: what is said of a tick that it refuses.
     """
     exact = answers = login = tls = every = http = False
-    tells = True
+    tells, dislike = True, 'I do not like|INVALID_RECORD'
 
     def __init__(self, name, every=False, **values):
         self.name, self.every, self.values = name, every, values
@@ -407,6 +409,36 @@ class OldKafka(Kafka):
     versions, tells = '0.11', False
 
 
+class Druid(Variant):
+    kind, delivery, exact, answers, login, http = 'druid', 'acknowledged', True, True, True, True
+    dislike = r'Max parse exceptions\[0\] exceeded'
+
+    def __init__(self, name, every=False, https=False, **values):
+        Variant.__init__(self, name, every, flush=0, username='mia', password=PASSWORD, **values)
+        self.tls = https
+
+    def server(self, context):
+        server = DruidStandin(users={'mia': PASSWORD}, tls=context)
+        server.dislike = lambda rows: PARSE if any(row['metric'] == 't.marker' for row in rows) else None
+        return server
+
+    def where(self, port):
+        return {'url': 'http%s://127.0.0.1:%d' % ('s' * self.tls, port)}
+
+    def stored(self, server):
+        return [(row['metric'][2:], int(row['value'])) for row in server.rows() if row['metric'] in ('t.a', 't.b')]
+
+
+class Tranquility(Druid):
+    """It knows no logins, and takes what is sent again for new."""
+    exact, login, dislike = False, False, 'Tranquility drops 3 of 3 points'
+
+    def server(self, context):
+        server = TranquilityStandin(tls=context)
+        server.window = lambda events: [] if any(e['metric'] == 't.marker' for e in events) else events
+        return server
+
+
 VARIANTS = {
     'graphite': [Graphite('graphite', True), Graphite('graphite-pickle', True, protocol='pickle'),
                  Graphite('graphite-tls', tls=True)],
@@ -419,6 +451,9 @@ VARIANTS = {
               Kafka('kafka-plain', sasl='plain'), Kafka('kafka-scram-256', sasl='scram-sha-256'),
               Kafka('kafka-scram-512-tls', sasl='scram-sha-512', tls=True), Kafka('kafka-tls', tls=True),
               OldKafka('kafka-0.11'), OldKafka('kafka-0.11-plain', sasl='plain')],
+    'druid': [Druid('druid', True, gzip=False), Druid('druid-gzip', headers={'X-Scope': TOKEN}),
+              Druid('druid-https', https=True), Tranquility('druid-tranquility', protocol='tranquility'),
+              Tranquility('druid-tranquility-https', https=True, protocol='tranquility')],
 }
 EXEMPT = {'stdout': 'has no peer and no connection: tests/test_transports.py', 'stdout_pretty': 'as stdout'}
 ALL = [variant for variants in VARIANTS.values() for variant in variants]
@@ -904,7 +939,7 @@ def test_what_a_server_does_not_like_is_said(variant, rig):
     with rig(variant, **GATHERED) as (server, proxy, agent):
         together(agent, [frame(1, MARKED)])
         assert agent.settled() and agent.account() == {'accepted': 1, 'quarantined': 1}
-        assert 'I do not like' in agent.log[0] or 'INVALID_RECORD' in agent.log[0]
+        assert re.search(variant.dislike, agent.log[0])
 
 
 def test_what_a_server_does_not_like_is_said_also_soon_after_other_trouble():

@@ -72,6 +72,7 @@ SERVICES = {                                    # name: (heap, direct memory, wh
     'historical': ('128m', '64m', {'druid.server.maxSize': 2000000000}),
     'indexer': ('320m', '96m', {
         'druid.worker.capacity': 4,
+        'druid.segment.handoff.pollDuration': 'PT1S',
         'druid.worker.globalIngestionHeapLimitBytes': 120000000}),
     'broker': ('192m', '96m', {
         'druid.broker.http.numConnections': 5,
