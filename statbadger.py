@@ -4430,7 +4430,9 @@ def druid_post(options, state):
     status, headers, body = yield from druid_ask(options, 'POST', DRUID_TASKS, task.text)
     if status == 400 and b'already exists' in body:
         return
-    if status in (400, 413) or status == 500 and not (yield from druid_status(options, task)):
+    if status == 500 and (yield from druid_status(options, task)):
+        return                                  # it stumbled when it had taken it
+    if status in (400, 413, 500):
         state.task = None                       # it was not taken, and goes anew
     if status == 413 or status == 400 and b'max allowed size' in body:
         state.most = max(1, min(state.most, len(task.text)) // 2)
