@@ -4377,17 +4377,22 @@ def druid_tasks(options, state):
                 yield from druid_conclude(options, state)
             except Refused:
                 pass                            # nothing of it is stored: its ticks go anew
-        ready = sum(map(state.has, frames))
-        if ready:
-            yield Done(ready)
-        for part, text in druid_parts(rows, frames[ready:], state.most):
-            if text:
-                name = druid_name(options.datasource, part, text, state.failed)
-                schema = druid_schema(options.datasource, options.tags, 'millis')
-                state.task = DruidTask(name, druid_task(name, schema, text), part[-1])
-                yield from druid_conclude(options, state)
-            ready += len(part)
-            yield Done(ready)
+        yield from druid_store(options, state, rows, frames)
+
+
+def druid_store(options, state, rows, frames):
+    """Stores the frames, those that the task before has not, in as few tasks as they fit in."""
+    ready = sum(map(state.has, frames))
+    if ready:
+        yield Done(ready)
+    for part, text in druid_parts(rows, frames[ready:], state.most):
+        if text:
+            name = druid_name(options.datasource, part, text, state.failed)
+            schema = druid_schema(options.datasource, options.tags, 'millis')
+            state.task = DruidTask(name, druid_task(name, schema, text), part[-1])
+            yield from druid_conclude(options, state)
+        ready += len(part)
+        yield Done(ready)
 
 
 def druid_name(datasource, frames, rows, failed):
@@ -4424,8 +4429,7 @@ def druid_conclude(options, state):
 
 
 def druid_post(options, state):
-    """Returns when the overlord has the task, from now or from before. What it says of the text as
-    a whole is never the fault of the rows, which stand in it as text."""
+    """Returns when the overlord has the task, from now or from before."""
     task = state.task
     status, headers, body = yield from druid_ask(options, 'POST', DRUID_TASKS, task.text)
     if status == 400 and b'already exists' in body:
@@ -4437,9 +4441,7 @@ def druid_post(options, state):
     if status == 413 or status == 400 and b'max allowed size' in body:
         state.most = max(1, min(state.most, len(task.text)) // 2)
         raise Refused('a task of %d bytes is more than the overlord takes' % len(task.text), True)
-    if status == 400:
-        raise Later('HTTP 400: ' + ' '.join(body.decode('utf-8', 'replace').split()), MISSING_PAUSE)
-    http_outcome(status, headers, body, (yield Now()))
+    druid_outcome(status, headers, body, (yield Now()))
     if json_reply(body, 'task') != task.name:
         raise OSError(errno.EPROTO, 'an answer without the name of the task: is it an overlord?')
 
@@ -4453,9 +4455,9 @@ def druid_end(options, task):
         if found is None:
             task.taken = False
             raise Later('the overlord does not know the task %s any more' % task.name)
-        state, place, failure = found
-        if state != 'RUNNING':
-            return None if state == 'SUCCESS' else failure
+        stage, place, failure = found
+        if stage != 'RUNNING':
+            return None if stage == 'SUCCESS' else failure
         if (yield Now()) - began > options.timeout:
             raise OSError(errno.ETIME, 'the task %s has not ended within %g s: it is %s' % (
                 task.name, options.timeout, place))
@@ -4470,12 +4472,21 @@ def druid_status(options, task):
         options, 'GET', '%s/%s/status' % (DRUID_TASKS, percent_encoded(task.name)))
     if status == 404:
         return None
-    http_outcome(status, headers, body, (yield Now()))
-    state, place, failure = (json_reply(body, 'status', key)
+    druid_outcome(status, headers, body, (yield Now()))
+    stage, place, failure = (json_reply(body, 'status', key)
                              for key in ('statusCode', 'runnerStatusCode', 'errorMsg'))
-    if state not in ('RUNNING', 'SUCCESS', 'FAILED'):
+    if stage not in ('RUNNING', 'SUCCESS', 'FAILED'):
         raise OSError(errno.EPROTO, 'the state of a task that is none')
-    return state, printable(str(place)), str(failure or 'it does not say why').split('\n')[0]
+    return stage, printable(str(place)), str(failure or 'it does not say why').split('\n')[0]
+
+
+def druid_outcome(status, headers, body, now):
+    """As http_outcome(), but nothing that is said of a request is the fault of its rows, which are
+    looked at later."""
+    try:
+        http_outcome(status, headers, body, now)
+    except Refused as error:
+        raise Later(str(error), MISSING_PAUSE)
 
 
 def druid_ask(options, method, path, text=None):
@@ -4510,9 +4521,9 @@ def tranquility(options):
 
 def tranquility_lost(points, status, headers, body, now):
     """How many of so many points it has dropped."""
-    if status == 400:                           # it knows no such datasource
-        raise Later('HTTP 400: ' + ' '.join(body.decode('utf-8', 'replace').split()), MISSING_PAUSE)
-    http_outcome(status, headers, body, now)
+    if status == 413:                           # from a proxy before it
+        raise Refused('an event array that is more than it takes', True)
+    druid_outcome(status, headers, body, now)   # 400: it knows no such datasource
     sent = json_reply(body, 'result', 'sent')
     if type(sent) is not int or not 0 <= sent <= points:
         raise OSError(errno.EPROTO, 'an answer without "sent": is it a Tranquility Server?')

@@ -217,12 +217,14 @@ def test_what_one_task_cannot_store_ten_times_goes_in_halves_and_is_quarantined_
     assert [int(row['value']) for row in server.rows()] == [1, 2, 4]
 
 
-def test_locks_are_never_the_fault_of_a_tick(server):
-    server.fates = [LOCKS] * 40
-    with rig(server) as agent:
-        agent.tick(1, 2, 3)
-        count = agent.settled(30)
-    assert count['acknowledged'] == 3 and sorted(numbers(server)) == [1, 2, 3]
+@pytest.mark.parametrize('fate', [LOCKS, GONE, 'Shutdown request from user'])
+def test_locks_and_workers_are_never_the_fault_of_a_tick(server, fate):
+    server.fates = [fate] * 10 + [None] + [fate] * 45
+    with rig(server, flush=3600) as agent:
+        agent.tick(1, 2, 3, 4)
+        agent.spool.hurry()
+        count = agent.settled(60)
+    assert count['acknowledged'] == 4 and numbers(server) == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize('already', [
@@ -269,12 +271,39 @@ def test_an_overlord_that_does_not_like_the_task_as_a_whole_is_not_told_the_tick
         assert [round(seconds) for seconds in agent.clock.skipped if seconds > 59] == [60] * 3
 
 
-@pytest.mark.parametrize('status, pause', [(401, 300), (403, 300), (307, 300), (404, 60), (405, 60)])
+@pytest.mark.parametrize('status', [400, 500])
+def test_a_task_that_was_not_taken_is_forgotten_and_goes_as_a_reload_has_it(server, status):
+    def choosy(request):
+        bad = request.method == 'POST' and b'"bad"' in request.body
+        return (status, {}, 'not that') if bad else DruidStandin.reply(server, request)
+    server.reply = choosy
+    with rig(server, datasource='bad') as agent:
+        agent.tick(1)
+        agent.until(lambda: 'HTTP %d: not that' % status in agent.said())
+        agent.renew(url='http://127.0.0.1:%d' % server.port, flush=0, datasource='good')
+        assert agent.settled()['acknowledged'] == 1
+    assert numbers(server, 'good') == [1]
+
+
+@pytest.mark.parametrize('status, pause', [(401, 300), (403, 300), (307, 300), (404, 60), (405, 60), (400, 60),
+                                           (409, 60), (415, 60), (422, 60)])
 def test_what_an_overlord_does_not_allow_is_tried_again_after_minutes(server, status, pause):
     server.answer(status, path=TASKS)
     with rig(server) as agent:
         once(server, agent, 'HTTP %d' % status)
         assert [round(seconds) for seconds in agent.clock.skipped if seconds > 59] == [pause]
+
+
+@pytest.mark.parametrize('status, pauses', [(400, [60]), (401, [300]), (409, [60]), (413, []), (500, []), (503, [])])
+def test_a_question_for_a_task_that_is_not_answered_costs_nothing(server, status, pauses):
+    def shy(request):
+        asked = [one for one in server.requests if one.method == 'GET']
+        return (status, {}, 'no') if request.method == 'GET' and len(asked) == 1 else DruidStandin.reply(server, request)
+    server.reply = shy
+    with rig(server) as agent:
+        once(server, agent, 'HTTP %d' % status)
+        assert [round(seconds) for seconds in agent.clock.skipped if seconds > 59] == pauses
+    assert len(posts(server)) == 2
 
 
 def test_a_task_that_is_too_large_goes_in_halves_and_the_next_ones_are_smaller(server):
@@ -450,6 +479,15 @@ def test_when_tranquility_is_not_willing_the_ticks_wait(tranquil, answer, said):
         assert said in agent.said()
         assert agent.settled()['acknowledged'] == 2
     assert sorted(numbers(tranquil)) == [1, 2]
+
+
+def test_a_tick_that_is_too_large_for_what_stands_before_tranquility_is_quarantined(tranquil):
+    tranquil.answer(413)
+    with calm(tranquil) as agent:
+        agent.tick(1)
+        assert agent.settled()['quarantined'] == 1
+        agent.tick(2)
+        assert agent.settled()['acknowledged'] == 1
 
 
 def test_a_datasource_with_odd_letters_is_the_one_meant(tranquil):

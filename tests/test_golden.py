@@ -1,9 +1,11 @@
 """Exact bytes of what leaves the program. GOLDEN=rewrite (make golden) writes them anew: git diff reviews."""
 import os
+import re
 
 import pytest
 import sinks
 import standins
+import standins_druid
 from conftest import TESTS
 
 HOSTS = ('linux-2.6.9', 'linux-6.18', 'odd-names')
@@ -61,3 +63,12 @@ def test_what_influxdb08_is_sent(run, host):
         replay(run, host, '-e', 'influxdb08,database=t,username=root,password=root,batch=1,blacklist=mem.*,cpu.*,disk.*_time.*,net.tx_*,url=http://127.0.0.1:%d' % server.port)
         compare('%s.influxdb08' % host, b''.join(
             request.body.replace(b']}, {', b']},\n{') + b'\n' for request in server.requests))
+
+
+def test_what_druid_is_sent(run):
+    few = 'druid,tags.env=prod,gzip=false,blacklist=mem.*,cpu.*,disk.*_*,disk.[a-q]*,net.tx_*,net.rx_[c-z]*'
+    with standins_druid.DruidStandin() as server:
+        replay(run, 'odd-names', '-e', '%s,url=http://127.0.0.1:%d' % (few, server.port))
+        task, = [request.body for request in server.requests if request.method == 'POST']
+    task = re.sub(br'_[0-9a-f]{12}(_1-2_[0-9a-f]{8}_0")', br'_RUN\1', task)
+    compare('odd-names.druid', task.replace(b'\\n', b'\\n\n') + b'\n')
