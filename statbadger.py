@@ -542,6 +542,20 @@ def json_value(value):
     return '%d' % value if isinstance(value, int) else '%.12g' % value
 
 
+def json_page(value, indent=''):
+    """The same for people: an object or list that is long stands on several lines."""
+    words = json_value(value)
+    if len(indent + words) < 90 or not isinstance(value, (dict, list)):
+        return words
+    inner = indent + '    '
+    if isinstance(value, dict):
+        members = ['%s: %s' % (json_text(k), json_page(v, inner)) for k, v in value.items()]
+    else:
+        members = [json_page(v, inner) for v in value]
+    start, end = '{}' if isinstance(value, dict) else '[]'
+    return '%s\n%s%s\n%s' % (start, inner, (',\n' + inner).join(members), indent) + end
+
+
 class JsonReader:
     """Reads JSON as people write it: `//`, `/* */` and `#` comments, trailing commas, a BOM, CRLF.
 
@@ -708,8 +722,8 @@ class JsonReader:
 def json_reply(data):
     """What the JSON of a server says; None when it is none, or was cut short."""
     try:
-        return JsonReader(data.decode(), 'a reply').read()
-    except (ConfigError, UnicodeDecodeError):
+        return JsonReader(data.decode('utf-8', 'replace'), 'a reply').read()
+    except ConfigError:
         return None
 
 
@@ -1054,6 +1068,18 @@ STOCK = ('cpu', 'load', 'disk', 'network', 'memory', 'system')
 DEFAULT_EMITTER = 'stdout_pretty'
 
 
+def with_default(name, default, help=''):
+    """The option of every emitter of that name, with a default (and help) of the kind's own."""
+    usual = [option for option in EMITTER_OPTIONS if option.name == name][0]
+    return Option(name, usual.kind, default, help or usual.help)
+
+
+def shared(common, own):
+    """The common options but those that a kind declares itself."""
+    names = [option.name for option in own]
+    return [option for option in common if option.name not in names]
+
+
 class Options:
     """Checked options, as attributes or by name; equal when all values are."""
 
@@ -1315,7 +1341,8 @@ def choose(checker, what, name, options, registry, common, folder):
         return []
     if kind in registry and 'file' not in options:
         problems = len(checker.problems)
-        checked = checker.options(common + registry[kind].options, options, path)
+        own = registry[kind].options
+        checked = checker.options(shared(common, own) + own, options, path)
         if registry is EMITTERS:
             checked.environ = {word: place.environ[word] for word in registry[kind].environ
                                if word in place.environ}
@@ -1407,7 +1434,8 @@ def put_piece(piece, what, old, members, lines, registry, common, folder):
         options.setdefault('type', base)
     given = options.get('type') or base
     kind = registry.get(given) if isinstance(given, str) else None
-    declared = common + (kind.options if kind else USER_OPTIONS)
+    own = kind.options if kind else USER_OPTIONS
+    declared = shared(common, own) + own
     for key, value in pairs(words[1:], declared):
         head, dot, rest = key.partition('.')
         if dot and any(o.name == head and o.kind in (mapping, http_headers)
@@ -1511,9 +1539,9 @@ def help_of(name):
         if name in registry:
             kind = registry[name]
             own = [''] + ['  ' + line for line in option_lines(kind.options)]
-            shared = [''] + ['  ' + line for line in option_lines(common)]
+            others = [''] + ['  ' + line for line in option_lines(shared(common, kind.options))]
             return '\n'.join(['%s, %s: %s' % (name, what, kind.help)] + own * bool(kind.options)
-                             + ['', 'As every %s:' % what] + shared)
+                             + ['', 'As every %s:' % what] + others)
     names = list(MODULES) + list(EMITTERS)
     raise ConfigError('-h: found %s, need one of %s%s' % (
         json_text(name), ', '.join(names), did_you_mean(name, names)))
@@ -2764,6 +2792,17 @@ def hmac(algorithm, key, message):
     return hashlib.new(algorithm, bytes([b ^ 0x5c for b in key]) + inner).digest()
 
 
+def json_part(data, *path):
+    """What stands at that path of keys in a reply of JSON, None when there is no such thing;
+    OSError when it is no JSON."""
+    value = json_reply(data)
+    if value is None:
+        raise OSError(errno.EPROTO, 'a reply that is no JSON')
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
 class Fields:
     """Reads the big-endian fields of a binary reply, one after the other; OSError when it ends too
     early or makes no sense."""
@@ -3980,6 +4019,73 @@ def fixed_folder(path):
     return os.path.dirname(path.partition('%')[0].partition('{')[0])
 
 
+# -- Druid: rows, and how to take them (druid.apache.org, "Ingestion spec reference") -------------
+
+DRUID_TEXTS = tuple(key for key in FLAT_KEYS if key not in ('timestamp', 'value'))
+# Its `posix` cuts seconds to whole ones, and its `auto` takes them for ms: this puts them right.
+DRUID_SECONDS = 'cast(round("timestamp" * 1000), \'LONG\')'
+
+
+def druid_rows(options):
+    """frame -> the text of its rows: lines as `flat` messages, but with the time in ms, which Druid
+    takes for that also when it is told nothing (`auto`)."""
+    rows = Template(flat_lines(options.tags), '"value": nan,', unwanted(options.blacklist))
+    return lambda frame: rows.text(frame).replace(TIME, '%d' % frame.time_ms)
+
+
+def druid_parts(rows, frames, most):
+    """([frames], their rows) for as many as fit in so many characters, in order."""
+    first, texts, size = 0, [], 0
+    for i, frame in enumerate(frames):
+        text = rows(frame)
+        if size and size + len(text) > most:
+            yield frames[first:i], ''.join(texts)
+            first, texts, size = i, [], 0
+        texts.append(text)
+        size += len(text)
+    yield frames[first:], ''.join(texts)
+
+
+def druid_schema(datasource, tags, times):
+    """The dataSchema. `value` is a double, whatever a segment's first rows hold: a column of both
+    kinds of numbers would differ from segment to segment. Columns that are not named here, labels
+    of other hosts, are discovered (since Druid 26). times: the format of `timestamp`."""
+    columns = list(DRUID_TEXTS) + sorted(tags) + [{'type': 'double', 'name': 'value'}]
+    return {'dataSource': datasource,
+            'timestampSpec': {'column': 'timestamp', 'format': times},
+            'dimensionsSpec': {'dimensions': columns, 'useSchemaDiscovery': True},
+            'granularitySpec': {'segmentGranularity': 'HOUR', 'queryGranularity': 'NONE',
+                                'rollup': False}}
+
+
+def druid_task(name, schema, rows):
+    """JSON of a task that appends the rows, all or none of them. Without appendToExisting it would
+    replace the hour, without useConcurrentLocks only one host could write at a time."""
+    data = rows.rstrip('\n').replace('\\', '\\\\').replace('"', '\\"').replace('\n', '\\n')
+    task = {
+        'type': 'index_parallel', 'id': name, 'context': {'useConcurrentLocks': True}, 'spec': {
+            'dataSchema': schema,
+            'ioConfig': {'type': 'index_parallel', 'appendToExisting': True,
+                         'inputFormat': {'type': 'json'},
+                         'inputSource': {'type': 'inline', 'data': ''}},
+            'tuningConfig': {'type': 'index_parallel', 'partitionsSpec': {'type': 'dynamic'},
+                             'maxParseExceptions': 0}}}
+    return json_value(task).replace('"data": ""', '"data": "%s"' % data)
+
+
+def druid_supervisor(datasource, tags, topic, consumer):
+    """The specification of a supervisor that reads `flat` messages, with the time in seconds, from
+    Kafka."""
+    schema = dict(druid_schema(datasource, tags, 'posix'), transformSpec={'transforms': [
+        {'type': 'expression', 'name': '__time', 'expression': DRUID_SECONDS}]})
+    return {'type': 'kafka', 'context': {'useConcurrentLocks': True}, 'spec': {
+        'dataSchema': schema,
+        'ioConfig': {'type': 'kafka', 'topic': topic, 'inputFormat': {'type': 'json'},
+                     'consumerProperties': consumer, 'useEarliestOffset': True, 'taskCount': 1,
+                     'replicas': 1, 'taskDuration': 'PT1H'},
+        'tuningConfig': {'type': 'kafka', 'logParseExceptions': True}}}
+
+
 def memo():
     """(function, text) -> function(text), each asked once: thousands of paths share a few parts."""
     known = {}
@@ -4097,11 +4203,15 @@ def http_body(options, headers, text, told=('Content-Encoding', 'gzip')):
     """(headers, bytes) of what is sent, compressed when the options say so. told: the header that
     tells the peer of it."""
     data = text.encode()
-    headers = dict({'User-Agent': 'statbadger/' + VERSION}, **headers)
     if options.gzip:
-        headers[told[0]] = told[1]
+        headers = dict(headers, **{told[0]: told[1]})
         data = gzipped(data)
-    return dict(headers, **options.headers), data
+    return http_head(options, headers), data
+
+
+def http_head(options, headers):
+    """These headers, and those that every request has."""
+    return dict(dict({'User-Agent': 'statbadger/' + VERSION}, **headers), **options.headers)
 
 
 def words_of(data):
@@ -4397,12 +4507,8 @@ def influx_headers(options):
 def influx_said(body):
     """(what an answer says is wrong, [the numbers of the lines it names]): `error` in 1.x and 3.x,
     `message` in 2.x, and in 3.x `data`, a list of `line_number` and `error_message`."""
-    text = body.decode('utf-8', 'replace')
-    try:
-        reply = JsonReader(text, 'the answer').read()
-    except ConfigError:
-        reply = None                            # a page of something else, or cut at 64 KiB
-    if not isinstance(reply, dict):
+    text, reply = body.decode('utf-8', 'replace'), json_reply(body)
+    if not isinstance(reply, dict):             # a page of something else, or cut at 64 KiB
         return text, []
     rows = reply.get('data')
     rows = [row for row in (rows if isinstance(rows, list) else [rows]) if isinstance(row, dict)]
@@ -5720,7 +5826,7 @@ def sqs_error(status, headers, body):
     {"__type": "com.amazonaws.sqs#QueueDoesNotExist", "message": "..."}, or XML, as some have it."""
     text = body.decode('utf-8', 'replace')
     try:
-        given = json_object(text, '')
+        given = json_object(body, '')
     except OSError:
         code, words = [text.partition('<%s>' % tag)[2].partition('</%s>' % tag)[0]
                        for tag in ('Code', 'Message')]
@@ -5807,12 +5913,9 @@ def is_word(text):
     return all('!' <= c <= '~' for c in text)
 
 
-def json_object(text, whose):
+def json_object(data, whose):
     """The dict that a reply holds; OSError when it holds none."""
-    try:
-        value = JsonReader(text, '').read()
-    except ConfigError:
-        value = None
+    value = json_reply(data)
     if not isinstance(value, dict):
         raise OSError(errno.EPROTO, 'what %s answers is no JSON object' % whose)
     return value
@@ -6021,7 +6124,7 @@ def aws_may_ask(where):
 def aws_handed(text, whose):
     """The AwsKeys in a reply: {"AccessKeyId": ..., "SecretAccessKey": ..., "Token": ...,
     "Expiration": "2023-11-14T22:13:20Z"}."""
-    given = json_object(text, whose)
+    given = json_object(utf8(text), whose)
     if given.get('Code', 'Success') != 'Success':
         raise OSError('%s gives no credentials: %s' % (whose, given['Code']))
     return AwsKeys(whose, given.get('AccessKeyId'), given.get('SecretAccessKey'),
@@ -6141,7 +6244,7 @@ class Sqs:
             headers = self.signed(keys, aws_stamp((yield from self.aws.now())), body)
             status, headers, reply = yield Request('POST', '/', headers, body)
             if 200 <= status < 300:
-                return None, '', json_object(reply.decode('utf-8', 'replace'), 'SQS')
+                return None, '', json_object(reply, 'SQS')
             what, reason = sqs_error(status, headers, reply)
             if what in (SQS_EXPIRED, SQS_LOGIN):
                 wrong_clock = yield from self.aws.refused(headers)
@@ -7000,6 +7103,273 @@ def rabbitmq(options, memory):
         else:
             yield from session.beat()
         frames = yield Next(session.interval(), goodbye=Send(AMQP_GOODBYE, session.link))
+
+
+# -- druid: Apache Druid (druid.apache.org/docs, "Tasks API"; Tranquility, docs/server.md) ---------
+
+DRUID_URL, TRANQUILITY_URL = 'http://127.0.0.1:8081', 'http://127.0.0.1:8200'
+DATASOURCE = 'statbadger'
+DRUID_TASKS = '/druid/indexer/v1/task'
+DRUID_MOST = 4000000  # characters of rows in a task: one of 36 MB takes a small coordinator down
+DRUID_PAUSES = 0.25, 4.0        # seconds between two questions for a task: they double up to that
+DRUID_COLUMN = 100              # letters of a column's name, which becomes part of a file's name
+# Why tasks fail that would do well another time.
+DRUID_BUSY = ('lock', 'shutdown', 'worker', 'disappeared', 'cancel', 'interrupt', 'assign', 'slot')
+
+
+def datasource(value):
+    """Text that Druid takes for the name of a datasource, and can make files of."""
+    value = text(value)
+    if (not value or value[0] == '.' or '/' in value or len(utf8(value)) > DRUID_COLUMN
+            or any(ord(c) < 32 for c in value)):
+        raise ValueError('a name such as "statbadger", of %d bytes at most, without "/" and not '
+                         'beginning with "."' % DRUID_COLUMN)
+    return value
+
+
+def check_druid_tags(tags):
+    """Raises ValueError for tags that can be no columns: one name with a comma or a line end in it
+    makes every task fail."""
+    check_tags(tags, FLAT_KEYS + ('__time',), 'that column is there anyway')
+    for name in sorted(tags):
+        if any(c == ',' or ord(c) < 32 for c in name) or len(utf8(name)) > DRUID_COLUMN:
+            raise ValueError('found a tag %s, need the name of a column: at most %d bytes, without '
+                             'commas and control characters' % (json_text(name), DRUID_COLUMN))
+
+
+def druid_link(options):
+    check_druid_tags(options.tags)
+    link = http_link(options)
+    if options.protocol == 'tranquility' and options.url == DRUID_URL:
+        return (link[0], TRANQUILITY_URL) + link[2:]
+    return link
+
+
+def kafka_consumer(options):
+    """How Kafka's Java client comes to where this kafka emitter writes. The password stays here: it
+    is to be in the environment of Druid, as a line of sasl.jaas.config."""
+    out = {'bootstrap.servers': options.brokers}
+    if options.sasl or options.tls:
+        out['security.protocol'] = ('SASL_' if options.sasl else '') + (
+            'SSL' if options.tls else 'PLAINTEXT')
+    if options.sasl:
+        out['sasl.mechanism'] = options.sasl.upper()
+        out['druid.dynamic.config.provider'] = {
+            'type': 'environment', 'variables': {'sasl.jaas.config': 'KAFKA_SASL_JAAS_CONFIG'}}
+    for option, store in (('tls_ca', 'truststore'), ('tls_cert', 'keystore')):
+        if options[option]:
+            out['ssl.%s.type' % store] = 'PEM'
+            out['ssl.%s.location' % store] = options[option]
+    if not options.tls_verify:                  # of the certificate itself it always thinks
+        out['ssl.endpoint.identification.algorithm'] = ''
+    return out
+
+
+class DruidTask:
+    """A task that was posted or will be: its name, its JSON, the run and number of its last tick,
+    and whether the overlord is known to have it."""
+
+    def __init__(self, name, text, frame):
+        self.name, self.text, self.run, self.seq = name, text, frame.run, frame.seq
+        self.taken = False
+
+
+class DruidState:
+    """What outlives the dialogues of one druid emitter.
+
+    task: the one of which nobody knows yet how it ends; nothing else is posted before. stored:
+    (run, number) of the last tick that is stored. failed: tasks that failed since the last that
+    did not: part of the next one's name, for a name is used once. most: characters of rows in a
+    task.
+    """
+
+    def __init__(self):
+        self.task, self.stored, self.failed, self.most = None, ('', 0), 0, DRUID_MOST
+
+    def has(self, frame):
+        """Whether that tick was stored before the last dialogue broke off."""
+        return frame.run == self.stored[0] and frame.seq <= self.stored[1]
+
+
+@emitter('druid', 'Apache Druid: tasks of its overlord, which append rows', [
+    Option('url', url, DRUID_URL, 'Where its overlord is, or a router with the management proxy; '
+                                  'with "protocol": "tranquility" port 8200 unless told'),
+    Option('datasource', datasource, DATASOURCE, 'Datasource, which need not be there'),
+    Option('protocol', choice('task', 'tranquility'), 'task',
+           'Tasks, a row per point; or events for a Tranquility Server'),
+    with_default('timeout', 120, 'Seconds for an answer, and for a task to end'),
+    with_default('flush', 60),
+    with_default('batch', 600),
+] + HTTP_OPTIONS, 'acknowledged', druid_link)
+def druid(options, memory):
+    """A task for all ticks of a batch, or several when they are many bytes, one after the other.
+    They are acknowledged when it has ended well: then its rows are there, all of them."""
+    if options.protocol == 'tranquility':
+        return tranquility(options)
+    return druid_tasks(options, memory.setdefault('druid', DruidState()))
+
+
+def druid_tasks(options, state):
+    """The dialogue with an overlord: see druid()."""
+    rows = druid_rows(options)
+    while True:
+        frames = yield Next()
+        if state.task:                          # the last dialogue broke off before it ended
+            try:
+                yield from druid_conclude(options, state)
+            except Refused:
+                pass                            # nothing of it is stored: its ticks go anew
+        yield from druid_store(options, state, rows, frames)
+
+
+def druid_store(options, state, rows, frames):
+    """Stores the frames, those that the task before has not, in as few tasks as they fit in."""
+    ready = sum(map(state.has, frames))
+    if ready:
+        yield Done(ready)
+    for part, text in druid_parts(rows, frames[ready:], state.most):
+        if text:
+            name = druid_name(options.datasource, part, text, state.failed)
+            schema = druid_schema(options.datasource, options.tags, 'millis')
+            state.task = DruidTask(name, druid_task(name, schema, text), part[-1])
+            yield from druid_conclude(options, state)
+        ready += len(part)
+        yield Done(ready)
+
+
+def druid_name(datasource, frames, rows, failed):
+    """What a task is called: always the same for the same rows of the same ticks, so that Druid
+    takes it once, however often it is posted. The name becomes that of a file: 190 letters at
+    most."""
+    import zlib
+    words = [''.join([c if c in NODE or c == '.' else '_' for c in word[:60]])
+             for word in (datasource, frames[0].identity['hostname'])]
+    return 'statbadger_%s_%s_%s_%d-%d_%08x_%d' % (
+        words[0], words[1], frames[0].run, frames[0].seq, frames[-1].seq,
+        zlib.crc32(rows.encode()), failed)
+
+
+def druid_conclude(options, state):
+    """Returns when the task has stored its rows. Raises Refused, with nothing of it stored, when
+    they are to blame, and Later when it may do well another time, under another name; with all else
+    the task stays, and is asked for or posted as it is by the next dialogue."""
+    task = state.task
+    yield Wait(0)                               # each exchange has its own time
+    if not task.taken:
+        yield from druid_post(options, state)
+        task.taken = True
+    failure = yield from druid_end(options, task)
+    state.task = None
+    if failure is None:
+        state.stored, state.failed = (task.run, task.seq), 0
+        return
+    state.failed += 1
+    reason = 'the task %s failed: %s' % (task.name, failure)
+    if 'parse exception' in failure.lower():
+        raise Refused(reason)
+    raise Later(reason, suspect=not any(word in failure.lower() for word in DRUID_BUSY))
+
+
+def druid_post(options, state):
+    """Returns when the overlord has the task, from now or from before."""
+    task = state.task
+    status, headers, body = yield from druid_ask(options, 'POST', DRUID_TASKS, task.text)
+    if status == 400 and b'already exists' in body:
+        return
+    if status == 500 and (yield from druid_status(options, task)):
+        return                                  # it stumbled when it had taken it
+    if status in (400, 413, 500):
+        state.task = None                       # it was not taken, and goes anew
+    if status == 413 or status == 400 and b'max allowed size' in body:
+        state.most = max(1, min(state.most, len(task.text)) // 2)
+        raise Refused('a task of %d bytes is more than the overlord takes' % len(task.text), True)
+    druid_outcome(status, headers, body, (yield Now()))
+    if json_part(body, 'task') != task.name:
+        raise OSError(errno.EPROTO, 'an answer without the name of the task: is it an overlord?')
+
+
+def druid_end(options, task):
+    """None when the task has ended well, or why it failed. How long it waits for a worker is not
+    ours to say: when the time is over the ticks wait with it, for its rows may still be stored."""
+    began, pause = (yield Now()), DRUID_PAUSES[0]
+    while True:
+        found = yield from druid_status(options, task)
+        if found is None:
+            task.taken = False
+            raise Later('the overlord does not know the task %s any more' % task.name)
+        stage, place, failure = found
+        if stage != 'RUNNING':
+            return None if stage == 'SUCCESS' else failure
+        if (yield Now()) - began > options.timeout:
+            raise OSError(errno.ETIME, 'the task %s has not ended within %g s: it is %s' % (
+                task.name, options.timeout, place))
+        yield Wait(pause)
+        pause = min(2 * pause, DRUID_PAUSES[1])
+
+
+def druid_status(options, task):
+    """(RUNNING, SUCCESS or FAILED; where it is; why it failed, in a line) of the task; None when
+    the overlord does not know it."""
+    status, headers, body = yield from druid_ask(
+        options, 'GET', '%s/%s/status' % (DRUID_TASKS, percent_encoded(task.name)))
+    if status == 404:
+        return None
+    druid_outcome(status, headers, body, (yield Now()))
+    stage, place, failure = (json_part(body, 'status', key)
+                             for key in ('statusCode', 'runnerStatusCode', 'errorMsg'))
+    if stage not in ('RUNNING', 'SUCCESS', 'FAILED'):
+        raise OSError(errno.EPROTO, 'the state of a task that is none')
+    return stage, printable(str(place)), str(failure or 'it does not say why').split('\n')[0]
+
+
+def druid_outcome(status, headers, body, now):
+    """As http_outcome(), but nothing that is said of a request is the fault of its rows, which are
+    looked at later."""
+    try:
+        http_outcome(status, headers, body, now)
+    except Refused as error:
+        raise Later(str(error), MISSING_PAUSE)
+
+
+def druid_ask(options, method, path, text=None):
+    """(status, headers, body) of what is asked, with the login that its basic security wants."""
+    login = '%s:%s' % (options.username, options.password)
+    headers = {'Authorization': basic(login)} if options.username else {}
+    if text is None:
+        return (yield Request(method, path, http_head(options, headers)))
+    headers['Content-Type'] = 'application/json'
+    return (yield Request(method, path, *http_body(options, headers, text)))
+
+
+def tranquility(options):
+    """An event per point to a Tranquility Server, which tells how many it has sent on and not
+    which: so each tick goes alone. What is outside its window it drops."""
+    rows, path = druid_rows(options), '/v1/post/' + percent_encoded(options.datasource)
+    plain = Options(dict(options.__dict__, gzip=False))     # it does not decompress
+    while True:
+        frames = yield Next()
+        for i, frame in enumerate(frames):
+            text = rows(frame)
+            if text:
+                yield Wait(0)
+                array = '[%s]' % text.rstrip('\n').replace('\n', ', ')
+                answer = yield from druid_ask(plain, 'POST', path, array)
+                lost = tranquility_lost(text.count('\n'), *answer + ((yield Now()),))
+                if lost:
+                    yield Reject(frame, 'Tranquility drops %d of %d points: are they outside its '
+                                        'window?' % (lost, text.count('\n')), lost)
+            yield Done(i + 1)
+
+
+def tranquility_lost(points, status, headers, body, now):
+    """How many of so many points it has dropped."""
+    if status == 413:                           # from a proxy before it
+        raise Refused('an event array that is more than it takes', True)
+    druid_outcome(status, headers, body, now)   # 400: it knows no such datasource
+    sent = json_part(body, 'result', 'sent')
+    if type(sent) is not int or not 0 <= sent <= points:
+        raise OSError(errno.EPROTO, 'an answer without "sent": is it a Tranquility Server?')
+    return points - sent
 
 
 # == 9 TRANSPORTS: sockets, pipes, files, the log; who performs the steps of a dialogue =========
@@ -9865,6 +10235,8 @@ FLAGS = (                       # flag, how, its value in words, help
     ('--check', SWITCH, '', 'check the configuration and print what would run'),
     ('--list', MAYBE, '[WHAT]', 'what there is: modules, emitters or metrics'),
     ('--example-config', SWITCH, '', 'print a configuration with every option in it'),
+    ('--print-druid-supervisor', SWITCH, '',
+     'print what makes Druid read what the kafka emitter writes with "format": "flat"'),
     ('--bake', ONCE, 'FILE', 'print a copy of this program with the configuration FILE inside'),
     ('--version', SWITCH, '', 'print the version'),
     ('-h', MAYBE, '[NAME]', 'this text, or the options of one module or emitter'),
@@ -9947,6 +10319,8 @@ def main(argv):
             check_arguments(arguments)
             if arguments['bake'] is not None:
                 return show(bake(arguments['bake']))
+            if arguments['print_druid_supervisor']:
+                return show(supervisor(arguments))
             if is_long(arguments) and not arguments['check'] and not arguments['replay']:
                 shed(arguments)
         return run(arguments)
@@ -10098,7 +10472,8 @@ def described(chosen, hidden):
     default, and where it talks to."""
     common, kinds = ((EMITTER_OPTIONS, EMITTERS) if hasattr(chosen.options, 'flush')
                      else (MODULE_OPTIONS, MODULES))
-    declared = common + (kinds[chosen.kind].options if chosen.kind else USER_OPTIONS)
+    own = kinds[chosen.kind].options if chosen.kind else USER_OPTIONS
+    declared = shared(common, own) + own
     words = ['%s %s' % (o.name, hidden.get(o.name) or json_value(chosen.options[o.name]))
              for o in declared if chosen.options[o.name] != o.default]
     return chosen.name + (': ' + ', '.join(words) if words else '') + destination(chosen, hidden)
@@ -10135,6 +10510,33 @@ def columns(rows):
     wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ''.join('  '.join(word.ljust(w) for word, w in zip(row, wide)).rstrip() + '\n'
                    for row in rows)
+
+
+def supervisor(arguments):
+    """What --print-druid-supervisor prints: the supervisor of the datasource of the druid emitter,
+    where there is one, for the kafka emitter of the configuration."""
+    settings, flag = Config(arguments).settings(), '--print-druid-supervisor'
+    kafka = [one for one in settings.emitters if one.kind == 'kafka']
+    flat = [one for one in kafka if one.options.format == 'flat']
+    names = sorted({one.options.datasource for one in settings.emitters if one.kind == 'druid'})
+    if len(flat) != 1:
+        raise ConfigError('%s: found %s, need one kafka emitter with "format": "flat"%s' % (
+            flag, ', '.join(['%s with "format": %s' % (one.name, json_text(one.options.format))
+                             for one in kafka]) or 'none',
+            ': which one says -e NAME' if flat else ''))
+    if len(names) > 1:
+        raise ConfigError('%s: found the datasources %s, need one: which one says -e NAME' % (
+            flag, ', '.join(map(json_text, names))))
+    options = flat[0].options
+    try:
+        check_druid_tags(options.tags)
+    except ValueError as error:
+        raise ConfigError('%s: %s: %s' % (flag, flat[0].name, error))
+    tree = host_tree(arguments['root'], os.environ, Clock.seconds)
+    identity = host_identity(tree, {key: getattr(settings.top, key) for key in IDENTITY_KEYS})
+    return json_page(druid_supervisor(
+        (names or [DATASOURCE])[0], options.tags, kafka_topic(options.topic, identity),
+        kafka_consumer(options))) + '\n'
 
 
 def bake(name):

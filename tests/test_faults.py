@@ -27,6 +27,7 @@ from standins_sqs import Key, SqsStandin
 from standins_zeromq import ZmqStandin
 from standins_rabbitmq import AmqpStandin
 from standins_tsdb import KairosStandin, KairosTelnet, OpenTsdbStandin, OpenTsdbTelnet
+from standins_druid import PARSE, DruidStandin, TranquilityStandin
 
 SEED = int(os.environ.get('FAULT_SEED', random.randrange(1 << 30)))
 WHO = dict.fromkeys(statbadger.IDENTITY_KEYS, '')
@@ -564,6 +565,36 @@ class Tsdb(Variant):
             (key[0], number) for key, number in list(server.points.items())) if name in ('t.a', 't.b')]
 
 
+class Druid(Variant):
+    kind, delivery, exact, answers, login, http = 'druid', 'acknowledged', True, True, True, True
+    dislike = r'Max parse exceptions\[0\] exceeded'
+
+    def __init__(self, name, every=False, https=False, **values):
+        Variant.__init__(self, name, every, flush=0, username='mia', password=PASSWORD, **values)
+        self.tls = https
+
+    def server(self, context):
+        server = DruidStandin(users={'mia': PASSWORD}, tls=context)
+        server.dislike = lambda rows: PARSE if any(row['metric'] == 't.marker' for row in rows) else None
+        return server
+
+    def where(self, port):
+        return {'url': 'http%s://127.0.0.1:%d' % ('s' * self.tls, port)}
+
+    def stored(self, server):
+        return [(row['metric'][2:], int(row['value'])) for row in server.rows() if row['metric'] in ('t.a', 't.b')]
+
+
+class Tranquility(Druid):
+    """It knows no logins, and takes what is sent again for new."""
+    exact, login, dislike = False, False, 'Tranquility drops 3 of 3 points'
+
+    def server(self, context):
+        server = TranquilityStandin(tls=context)
+        server.window = lambda events: [] if any(e['metric'] == 't.marker' for e in events) else events
+        return server
+
+
 VARIANTS = {
     'graphite': [Graphite('graphite', True), Graphite('graphite-pickle', True, protocol='pickle'),
                  Graphite('graphite-tls', tls=True)],
@@ -590,6 +621,9 @@ VARIANTS = {
                  RabbitMQ('rabbitmq-flat', format='flat', confirms='shuffled'),
                  RabbitMQ('rabbitmq-graphite', format='graphite', prefix='x', persistent=False),
                  RabbitMQ('rabbitmq-terse', terse=True), RabbitMQ('rabbitmq-tls', tls=True)],
+    'druid': [Druid('druid', True, gzip=False), Druid('druid-gzip', headers={'X-Scope': TOKEN}),
+              Druid('druid-https', https=True), Tranquility('druid-tranquility', protocol='tranquility'),
+              Tranquility('druid-tranquility-https', https=True, protocol='tranquility')],
 }
 for database in ('opentsdb', 'kairosdb'):
     VARIANTS[database] = [
@@ -1083,7 +1117,7 @@ def test_what_a_server_does_not_like_is_said(variant, rig):
     with rig(variant, **GATHERED) as (server, proxy, agent):
         together(agent, [frame(1, MARKED)])
         assert agent.settled() and agent.account() == {'accepted': 1, 'quarantined': 1}
-        assert variant.dislike in agent.log[0] or 'INVALID_RECORD' in agent.log[0]
+        assert re.search(variant.dislike + '|INVALID_RECORD', agent.log[0])
 
 
 def test_what_a_server_does_not_like_is_said_also_soon_after_other_trouble():

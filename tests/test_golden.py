@@ -1,5 +1,6 @@
 """Exact bytes of what leaves the program. GOLDEN=rewrite (make golden) writes them anew: git diff reviews."""
 import os
+import re
 
 import pytest
 import sinks
@@ -7,6 +8,7 @@ import standins
 import standins_avro
 import standins_rabbitmq
 import standins_tsdb
+import standins_druid
 from conftest import TESTS
 from standins_influxdb import InfluxdbStandin
 
@@ -113,3 +115,12 @@ def test_what_opentsdb_and_kairosdb_are_sent(run, host, emitter):
 
 def gunzipped(request):
     return request.body if 'content-encoding' in request.headers else standins.gunzip(request.body)
+
+
+def test_what_druid_is_sent(run):
+    few = 'druid,tags.env=prod,gzip=false,blacklist=mem.*,cpu.*,disk.*_*,disk.[a-q]*,net.tx_*,net.rx_[c-z]*'
+    with standins_druid.DruidStandin() as server:
+        replay(run, 'odd-names', '-e', '%s,url=http://127.0.0.1:%d' % (few, server.port))
+        task, = [request.body for request in server.requests if request.method == 'POST']
+    task = re.sub(br'_[0-9a-f]{12}(_1-2_[0-9a-f]{8}_0")', br'_RUN\1', task)
+    compare('odd-names.druid', task.replace(b'\\n', b'\\n\n') + b'\n')

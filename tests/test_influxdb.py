@@ -107,7 +107,7 @@ def test_names_are_cut_so_that_a_line_is_not_refused_for_them():
 
 
 @pytest.mark.parametrize('value, kind, text', [
-    (0.0, COUNTER, '0.0'), (-0.0, COUNTER, '-0.0'), (5, GAUGE, '5.0'), (1e21, COUNTER, '1e+21'), (2.5e-7, COUNTER, '2.5e-07'),
+    (0.0, COUNTER, '0.0'), (-0.0, COUNTER, '-0.0'), (5, GAUGE, '5.0'), (1e21, COUNTER, '1.0e+21'), (2.5e-7, COUNTER, '2.5e-07'),
     (-4.5, COUNTER, '-4.5'), (1 / 3.0, COUNTER, '0.333333333333'), (9007199254740992, GAUGE, '9007199254740992.0')])
 def test_a_number_is_a_float_by_its_spelling_whatever_its_value(value, kind, text):
     assert lines_of(frame(1, ('a', 'b', '', kind, (), (), value))) == 'a,host=n1 b=%s 1700000001000\n' % text
