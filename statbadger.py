@@ -2984,7 +2984,7 @@ def avro_header_parts(data):
 
 
 def inflated(data, most):
-    """The bytes that raw deflate made smaller, None when there are so many or more; ValueError. What
+    """The bytes that raw deflate made smaller, None when there are so many; ValueError. What
     stands behind them does not matter: some writers leave part of a checksum there."""
     import zlib
     unpack = zlib.decompressobj(-15)
