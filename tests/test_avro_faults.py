@@ -17,6 +17,7 @@ from rig import Rig
 from standins_avro import Wrong, read
 from test_avro import SEED, WIDE, Batches, data_of, deliver, names, numbers, settings, tick
 
+pytestmark = pytest.mark.filterwarnings('ignore:This process.*fork')        # of pytest-xdist: the child needs none of it
 WHOLE = range(1, 13)
 THREE = statbadger.Layout(WIDE.series[:3])
 
