@@ -707,6 +707,7 @@ def test_urls_and_tokens_that_mean_harm_are_not_used(environ):
             one.tick(1)
             one.until(lambda: one.sender.failure)
             assert 'no credentials: ' in one.said() and metadata.requests == []
+            assert ('is neither https nor at an address of' in one.said()) == ('192.0.2.1' in str(environ))
 
 
 BAD = [{}, [], {'AccessKeyId': 'a'}, {'AccessKeyId': 'a', 'SecretAccessKey': ''}, {'AccessKeyId': 7, 'SecretAccessKey': 's'},
@@ -877,12 +878,12 @@ def test_a_request_on_a_link_of_its_own_goes_to_another_server_and_never_twice()
         yield statbadger.Next()
         link = yield statbadger.Dial(url='http://127.0.0.1:%d' % second.port, within=5)
         for step in (statbadger.Request('GET', '/a', {'X-A': 'b'}, None, link), statbadger.Request('PUT', '/b', {}),
-                     statbadger.Request('GET', '/c', {}, None, link), statbadger.Close(link),
-                     statbadger.Request('GET', '/d', {}, None, link)):
+                     statbadger.Request('GET', '/c', {}, None, link), statbadger.Request('GET', '/gone', {}, None, link),
+                     statbadger.Request('GET', '/d', {}, None, link), statbadger.Close(link)):
             try:
                 answers.append((yield step))
             except OSError as error:
-                answers.append(type(error).__name__)
+                answers.append((type(error).__name__, getattr(error, 'told', None)))
         yield statbadger.Next()
 
     class Batches:
@@ -896,10 +897,12 @@ def test_a_request_on_a_link_of_its_own_goes_to_another_server_and_never_twice()
             return False
     with HttpStandin() as first, HttpStandin() as second:
         second.answer(200, {}, 'x', path='/a')
+        second.answer(cut=0, times=ALWAYS, path='/gone')
         opener = statbadger.Opener(statbadger.StdoutLink(), statbadger.Contexts())
         statbadger.converse(dialogue(first, second), Batches(), ('http', 'http://127.0.0.1:%d' % first.port, None, ''), 5, opener)
-        assert [r.path for r in second.requests] == ['/a', '/c'] and [r.path for r in first.requests] == ['/b']
-        assert [answer[0] if isinstance(answer, tuple) else answer for answer in answers] == [200, 200, 200, None, 'Closed']
+        assert [r.path for r in second.requests] == ['/a', '/c', '/gone'] and [r.path for r in first.requests] == ['/b']
+        assert answers[3:] == [('Closed', False), ('Closed', True), None]       # as it broke, and gone since
+        assert [answer[0] for answer in answers[:3]] == [200, 200, 200]
 
 
 def test_the_dialogue_with_the_metadata_is_short_whatever_the_timeout_is():
