@@ -86,7 +86,8 @@ def test_stamps_and_times_are_those_of_the_c_library():
         assert statbadger.aws_time(text) == now == calendar.timegm(time.strptime(text, '%Y-%m-%dT%H:%M:%SZ'))
 
 
-@pytest.mark.parametrize('text', ['', 'None', '2023-11-14', '2023-13-14T22:13:20Z', '2023-11-14T25:13:20Z', 'x' * 20, '----::',
+@pytest.mark.parametrize('text', ['', 'None', '2023-11-14', '2023-13-14T22:13:20Z', '2023-11-14T25:13:20Z', 'x' * 20,
+                                  '----::',
                                   '9999999-11-14T22:13:20Z', '-023-11-14T22:13:20Z'])
 def test_a_time_that_is_none_is_zero(text):
     assert statbadger.aws_time(text) == 0
@@ -124,7 +125,8 @@ def test_the_link_is_the_host_of_the_queue():
 @pytest.mark.parametrize('url', ['', 'x', 'https://sqs.eu-west-1.amazonaws.com', 'https://sqs.eu-west-1.amazonaws.com/',
                                  'ftp://h/1/q', 'https://u:p@h/1/q', 'https://h/1/q?x=1', 'https://h/1/\n', 7])
 def test_a_url_of_no_queue_is_a_mistake(url):
-    assert 'emitters.sqs.queue_url: found ' in mistake(queue_url=url) and 'need the URL of a queue' in mistake(queue_url=url)
+    words = mistake(queue_url=url)
+    assert 'emitters.sqs.queue_url: found ' in words and 'need the URL of a queue' in words
 
 
 @pytest.mark.parametrize('options, words', [
@@ -185,7 +187,8 @@ def test_a_message_is_a_tick_or_a_point(format):
         one.settled()
         bodies = server.bodies()
     if format == 'payload':
-        assert [list(point) for point in json.loads(bodies[0])['points']] == [['cpu.user'], ['disk.reads.sda'], ['mem.memtotal']]
+        assert [list(point) for point in json.loads(bodies[0])['points']] == [['cpu.user'], ['disk.reads.sda'],
+                                                                              ['mem.memtotal']]
     elif format == 'flat':
         assert [json.loads(body)['metric'] for body in bodies] == ['cpu.user', 'disk.reads', 'mem.memtotal']
         assert json.loads(bodies[1])['device'] == 'sda' and json.loads(bodies[1])['rack'] == '7'
@@ -193,7 +196,8 @@ def test_a_message_is_a_tick_or_a_point(format):
         assert len(bodies) == 1 and len(bodies[0].strip().split('\n')) == 3 and '1' in bodies[0]
 
 
-HOSTILE = ['a"b', 'a\\', 'a\nb\x01c', '%s %d', '\0', u'\ufffe\uffff', u'\ufffd', u'\U0001f600', u'\x7f\x85\u2028', '\t\r', '<&>', u'\xe4' * 300]
+HOSTILE = ['a"b', 'a\\', 'a\nb\x01c', '%s %d', '\0', u'\ufffe\uffff', u'\ufffd', u'\U0001f600', u'\x7f\x85\u2028',
+           '\t\r', '<&>', u'\xe4' * 300]
 
 
 @pytest.mark.parametrize('format', ['payload', 'flat', 'graphite', 'influx'])
@@ -202,7 +206,8 @@ def test_hostile_names_are_stored_and_no_character_that_sqs_refuses_is_sent(form
     layout = statbadger.Layout(tuple(
         statbadger.Series('t', name, name, statbadger.GAUGE, ('device',), (name,)) for name in HOSTILE))
     who = dict(WHO, hostname=u'h"\x01\n\ufffe\U0001f600')
-    with SqsStandin() as server, rig(server, 'stats.fifo', format=format, tagged=tagged, tags={} if format == 'payload' else {'x': u'\ufffey'}) as one:
+    with SqsStandin() as server, rig(server, 'stats.fifo', format=format, tagged=tagged,
+                                     tags={} if format == 'payload' else {'x': u'\ufffey'}) as one:
         one.tick(1, layout=layout, who=who)
         assert one.settled()['acknowledged'] == 1 and one.log == []
         assert server.complaints == []
@@ -235,7 +240,8 @@ def test_a_message_that_is_too_large_alone_is_rejected_with_its_size_and_the_lim
 
 
 def test_sizes_are_those_of_utf8():
-    entry = statbadger.SqsEntry(configured('sqs', queue_url=AWS_HOST).options, statbadger.Frame(0, 0, WHO, LAYOUT, []), 0,
+    entry = statbadger.SqsEntry(configured('sqs', queue_url=AWS_HOST).options, statbadger.Frame(0, 0, WHO, LAYOUT, []),
+                                0,
                                 u'\xe4\U0001f600'.encode(), 0, True)
     assert (entry.size, entry.md5) == (6, hashlib.md5(u'\xe4\U0001f600'.encode()).hexdigest())
 
@@ -261,7 +267,8 @@ def test_a_point_that_is_refused_is_one_point():
 
 
 @pytest.mark.parametrize('code, sender, wait', [
-    ('InternalError', False, 0), ('KMS.ThrottlingException', True, 0), ('ServiceUnavailable', False, 0), ('SomethingNew', False, 0),
+    ('InternalError', False, 0), ('KMS.ThrottlingException', True, 0), ('ServiceUnavailable', False, 0),
+    ('SomethingNew', False, 0),
     ('KMS.DisabledException', True, 300), ('AccessDenied', True, 300), ('KmsAccessDenied', True, 300),
     ('AWS.SimpleQueueService.NonExistentQueue', True, 60)])
 def test_an_entry_that_failed_goes_again_alone_and_never_the_others(code, sender, wait):
@@ -330,9 +337,12 @@ def test_an_md5_that_differs_is_said_and_the_message_goes_again():
         assert one.settled()['acknowledged'] == 1
 
 
-@pytest.mark.parametrize('body', [b'', b'[]', b'{', b'"x"', b'{"Successful": 7}', b'{"Successful": [7]}', b'{"Successful": {"Id": "0"}}',
-                                  b'{"Failed": [null]}', b'{"Successful": [{"Id": 0}]}', b'{"Successful": [{"Id": "9"}]}',
-                                  b'{"Successful": [{"Id": ["0"]}]}', b'{"Successful": [{}]}', b'\xff\xfe', b'<html/>', b'[' * 100, b'{"a": 1e999}',
+@pytest.mark.parametrize('body', [b'', b'[]', b'{', b'"x"', b'{"Successful": 7}', b'{"Successful": [7]}',
+                                  b'{"Successful": {"Id": "0"}}',
+                                  b'{"Failed": [null]}', b'{"Successful": [{"Id": 0}]}',
+                                  b'{"Successful": [{"Id": "9"}]}',
+                                  b'{"Successful": [{"Id": ["0"]}]}', b'{"Successful": [{}]}', b'\xff\xfe', b'<html/>',
+                                  b'[' * 100, b'{"a": 1e999}',
                                   b'{"Failed": [{"Id": "7", "SenderFault": true}]}', b'null'])
 def test_answers_that_make_no_sense_acknowledge_nothing(body):
     with SqsStandin() as server, rig(server) as one:
@@ -358,10 +368,14 @@ def answer_of(status, code, message='so it is'):
 
 
 @pytest.mark.parametrize('status, code, pause', [
-    (400, 'RequestThrottled', 0), (400, 'ThrottlingException', 0), (400, 'OverLimit', 0), (503, 'ServiceUnavailable', 0),
-    (500, 'InternalFailure', 0), (400, 'KmsThrottled', 0), (403, 'AccessDeniedException', 300), (403, 'InvalidClientTokenId', 300),
-    (403, 'UnrecognizedClientException', 300), (403, 'SignatureDoesNotMatch', 300), (403, 'InvalidSignatureException', 300),
-    (400, 'MissingAuthenticationToken', 300), (400, 'IncompleteSignature', 300), (400, 'KmsDisabled', 300), (403, 'OptInRequired', 300),
+    (400, 'RequestThrottled', 0), (400, 'ThrottlingException', 0), (400, 'OverLimit', 0),
+    (503, 'ServiceUnavailable', 0),
+    (500, 'InternalFailure', 0), (400, 'KmsThrottled', 0), (403, 'AccessDeniedException', 300),
+    (403, 'InvalidClientTokenId', 300),
+    (403, 'UnrecognizedClientException', 300), (403, 'SignatureDoesNotMatch', 300),
+    (403, 'InvalidSignatureException', 300),
+    (400, 'MissingAuthenticationToken', 300), (400, 'IncompleteSignature', 300), (400, 'KmsDisabled', 300),
+    (403, 'OptInRequired', 300),
     (400, 'ExpiredToken', 60), (400, 'QueueDoesNotExist', 60), (400, 'AWS.SimpleQueueService.NonExistentQueue', 60),
     (400, 'InvalidAddress', 60), (404, 'UnknownOperationException', 60), (400, 'InvalidAction', 60),
     (401, 'SomethingNew', 300), (403, 'SomethingNew', 300), (404, 'SomethingNew', 60), (429, 'SomethingNew', 0)])
@@ -391,10 +405,12 @@ def test_a_tick_that_alone_meets_an_unknown_code_is_refused_at_last():
     with Choosy() as server, rig(server, flush=5) as one:
         one.tick(1, 2, 3, 4, 5)
         count = one.settled(20)
-        assert (count['acknowledged'], count['quarantined']) == (4, 1) and sorted(ticks(server.bodies())) == [1, 2, 4, 5]
+        assert (count['acknowledged'], count['quarantined']) == (4, 1)
+        assert sorted(ticks(server.bodies())) == [1, 2, 4, 5]
 
 
-@pytest.mark.parametrize('code', ['InvalidMessageContents', 'InvalidParameterValue', 'MissingParameter', 'InvalidAttributeValue'])
+@pytest.mark.parametrize('code', ['InvalidMessageContents', 'InvalidParameterValue', 'MissingParameter',
+                                  'InvalidAttributeValue'])
 def test_a_request_that_is_refused_goes_in_halves_until_the_message_to_blame_is_alone(code):
     class Choosy(SqsStandin):
         def reply(self, request):
@@ -439,7 +455,8 @@ def test_a_message_that_is_too_long_for_the_queue_is_rejected(status):
 
 
 def test_errors_in_xml_and_in_a_header_are_understood():
-    xml = '<?xml version="1.0"?>\n<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>No %s</Message></Error></ErrorResponse>'
+    xml = ('<?xml version="1.0"?>\n<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code>'
+           '<Message>No %s</Message></Error></ErrorResponse>')
     with SqsStandin() as server, rig(server) as one:
         server.answer(400, {}, xml % 'way')
         server.answer(400, {'x-amzn-query-error': 'AWS.SimpleQueueService.NonExistentQueue;Sender'}, '')
@@ -467,10 +484,12 @@ def test_a_fifo_queue_gets_group_and_what_tells_messages_apart():
         ids = [message.deduplication for message in messages]
         run = one.spool.run
         assert [word.rsplit('-', 1)[0] for word in ids] == ['%s-%d-0' % (run, n) for n in (1, 2, 3)]
-        assert [word.rsplit('-', 1)[1] for word in ids] == [hashlib.sha256(m.body.encode()).hexdigest()[:16] for m in messages]
+        assert [word.rsplit('-', 1)[1] for word in ids] == [
+            hashlib.sha256(m.body.encode()).hexdigest()[:16] for m in messages]
 
 
-@pytest.mark.parametrize('name, group', [('', '_'), ('x' * 200, 'x' * 128), (u'\xe4 b\n', '__b_'), ("a!\"#$%&'()~", "a!\"#$%&'()~")])
+@pytest.mark.parametrize('name, group', [('', '_'), ('x' * 200, 'x' * 128), (u'\xe4 b\n', '__b_'),
+                                         ("a!\"#$%&'()~", "a!\"#$%&'()~")])
 def test_a_group_holds_what_sqs_takes(name, group):
     assert statbadger.sqs_group('{hostname}', dict(WHO, hostname=name)) == group
 
@@ -524,7 +543,8 @@ def test_a_clock_that_is_wrong_is_said_and_that_of_aws_is_used(ahead):
         assert one.settled()['acknowledged'] == 5 and one.log[1][1] == 'sqs: the clock here is right again'
 
 
-@pytest.mark.parametrize('date', ['', 'soon', 'Fri, 31 Dec 9999 23:59:59 -2300', 'Thu, 01 Jan 1970 00:00:00 GMT', 'Tue, 99 Foo 2026'])
+@pytest.mark.parametrize('date', ['', 'soon', 'Fri, 31 Dec 9999 23:59:59 -2300', 'Thu, 01 Jan 1970 00:00:00 GMT',
+                                  'Tue, 99 Foo 2026'])
 def test_a_date_that_is_none_changes_no_clock(date):
     with SqsStandin() as server, rig(server) as one:
         server.answer(403, {'Date': date}, answer_of(403, 'SignatureDoesNotMatch')[2])
@@ -562,7 +582,8 @@ def container(port, **more):
 def test_the_environment_gives_keys_that_last_and_keys_that_do_not():
     with accounts(AKIA2=('2nd',), ASIA3=('3rd', 'tok=')) as server:
         for access, secret, token in (('AKIA2', '2nd', ''), ('ASIA3', '3rd', 'tok=')):
-            with keyless(server, {'AWS_ACCESS_KEY_ID': access, 'AWS_SECRET_ACCESS_KEY': secret, 'AWS_SESSION_TOKEN': token}) as one:
+            with keyless(server, {'AWS_ACCESS_KEY_ID': access, 'AWS_SECRET_ACCESS_KEY': secret,
+                                  'AWS_SESSION_TOKEN': token}) as one:
                 one.tick(1)
                 assert one.settled()['acknowledged'] == 1
         assert server.requests[1].headers['x-amz-security-token'] == 'tok='
@@ -592,7 +613,8 @@ role_arn = arn:aws:iam::1:role/x
 
 
 @pytest.mark.parametrize('environ, access', [
-    ({}, 'AKIA2'), ({'AWS_PROFILE': 'profile-2'}, 'ASIA3'), ({'AWS_PROFILE': 'default'}, 'AKIA2'), ({'AWS_PROFILE': ''}, 'AKIA2')])
+    ({}, 'AKIA2'), ({'AWS_PROFILE': 'profile-2'}, 'ASIA3'), ({'AWS_PROFILE': 'default'}, 'AKIA2'),
+    ({'AWS_PROFILE': ''}, 'AKIA2')])
 @pytest.mark.parametrize('named', [False, True])
 def test_the_file_of_the_user_gives_the_keys_of_a_profile(tmp_path, environ, access, named):
     path = tmp_path / 'own' if named else tmp_path / '.aws' / 'credentials'
@@ -609,7 +631,8 @@ def test_the_file_of_the_user_gives_the_keys_of_a_profile(tmp_path, environ, acc
     ('role', FILE, 'no keys of a profile role in '), ('none', FILE, 'no keys of a profile none in '),
     ('', None, '/.aws/credentials: No such file or directory'), ('x', None, 'No such file'),
     ('', b'\0' * 70000, 'a file of more than 65536 bytes'), ('', b'\xff\xfe', 'no keys of a profile default in '),
-    ('', '[default]\naws_access_key_id=a', 'the profile default in '), ('', 'folder', 'Is a directory'), ('', 'fifo', 'no keys of')])
+    ('', '[default]\naws_access_key_id=a', 'the profile default in '), ('', 'folder', 'Is a directory'),
+    ('', 'fifo', 'no keys of')])
 def test_what_is_wrong_with_the_file_is_said(tmp_path, profile, content, words):
     path = tmp_path / '.aws' / 'credentials'
     path.parent.mkdir()
@@ -628,7 +651,8 @@ def test_what_is_wrong_with_the_file_is_said(tmp_path, profile, content, words):
 
 def test_a_file_that_comes_later_is_taken(tmp_path):
     path = tmp_path / 'keys'
-    with accounts(AKIA2=('2nd=/+',)) as server, keyless(server, dict(OFF, AWS_SHARED_CREDENTIALS_FILE=str(path))) as one:
+    environ = dict(OFF, AWS_SHARED_CREDENTIALS_FILE=str(path))
+    with accounts(AKIA2=('2nd=/+',)) as server, keyless(server, environ) as one:
         one.tick(1)
         one.until(lambda: one.sender.failure)
         path.write_text(FILE)
@@ -638,7 +662,8 @@ def test_a_file_that_comes_later_is_taken(tmp_path):
 def test_a_file_that_changed_is_read_again_when_its_key_is_refused(tmp_path):
     path = tmp_path / 'keys'
     path.write_text(FILE)
-    with accounts(AKIA2=('2nd=/+',)) as server, keyless(server, dict(OFF, AWS_SHARED_CREDENTIALS_FILE=str(path))) as one:
+    environ = dict(OFF, AWS_SHARED_CREDENTIALS_FILE=str(path))
+    with accounts(AKIA2=('2nd=/+',)) as server, keyless(server, environ) as one:
         one.tick(1)
         one.settled()
         server.keys = {'AKIA4': Key('4th', '', 0)}
@@ -665,7 +690,8 @@ def test_the_container_gives_keys_and_its_token_is_read_each_time(tmp_path):
     path.write_text('t0ken-1\n')
     with accounts(ASIA5=('5th', 't5='), ASIA6=('6th', 't6=')) as server:
         with MetadataStandin(handed('ASIA5', '5th', 't5=', seconds=30), token='t0ken-1') as metadata:
-            environ = container(metadata.port, AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=str(path), AWS_CONTAINER_AUTHORIZATION_TOKEN='old')
+            environ = container(metadata.port, AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=str(path),
+                                AWS_CONTAINER_AUTHORIZATION_TOKEN='old')
             with keyless(server, environ) as one:
                 one.tick(1)
                 assert one.settled()['acknowledged'] == 1
@@ -678,28 +704,38 @@ def test_the_container_gives_keys_and_its_token_is_read_each_time(tmp_path):
 
 
 def test_the_container_takes_the_token_of_the_environment():
-    with accounts(ASIA5=('5th', 't5=')) as server, MetadataStandin(handed('ASIA5', '5th', 't5='), token='Basic abc') as metadata:
+    with accounts(ASIA5=('5th', 't5=')) as server, MetadataStandin(handed('ASIA5', '5th', 't5='),
+                                                                   token='Basic abc') as metadata:
         with keyless(server, container(metadata.port, AWS_CONTAINER_AUTHORIZATION_TOKEN='Basic abc')) as one:
             one.tick(1)
             assert one.settled()['acknowledged'] == 1
 
 
 @pytest.mark.parametrize('url, allowed', [
-    ('http://127.0.0.1/x', True), ('http://127.1.2.3:80/x', True), ('http://localhost:1338/x', True), ('http://[::1]/x', True),
-    ('http://169.254.170.2/x', True), ('http://169.254.170.23/v1/credentials', True), ('http://[fd00:ec2::23]/v1', True),
-    ('https://10.0.0.1/x', True), ('https://example.com/x', True), ('http://10.0.0.1/x', False), ('http://example.com/x', False),
-    ('http://169.254.example.com/x', False), ('http://127.evil.example/x', False), ('http://169.254.170.2@evil.example/x', False),
-    ('http://fd00:ec2::x.evil.example/x', False), ('http://[fd00:ec2::x.evil]/x', False), ('http://169.253.170.2/x', False),
-    ('ftp://127.0.0.1/x', False), ('', False), ('http:///x', False), ('http://localhost.evil.example/', False), ('http://[fd01::1]/x', False)])
+    ('http://127.0.0.1/x', True), ('http://127.1.2.3:80/x', True), ('http://localhost:1338/x', True),
+    ('http://[::1]/x', True),
+    ('http://169.254.170.2/x', True), ('http://169.254.170.23/v1/credentials', True),
+    ('http://[fd00:ec2::23]/v1', True),
+    ('https://10.0.0.1/x', True), ('https://example.com/x', True), ('http://10.0.0.1/x', False),
+    ('http://example.com/x', False),
+    ('http://169.254.example.com/x', False), ('http://127.evil.example/x', False),
+    ('http://169.254.170.2@evil.example/x', False),
+    ('http://fd00:ec2::x.evil.example/x', False), ('http://[fd00:ec2::x.evil]/x', False),
+    ('http://169.253.170.2/x', False),
+    ('ftp://127.0.0.1/x', False), ('', False), ('http:///x', False), ('http://localhost.evil.example/', False),
+    ('http://[fd01::1]/x', False)])
 def test_credentials_are_asked_for_where_the_libraries_of_aws_would(url, allowed):
     assert statbadger.aws_may_ask(url) is allowed
 
 
 @pytest.mark.parametrize('environ', [
-    {'AWS_CONTAINER_CREDENTIALS_FULL_URI': 'http://192.0.2.1/creds'}, {'AWS_CONTAINER_CREDENTIALS_RELATIVE_URI': '@192.0.2.1/creds'},
+    {'AWS_CONTAINER_CREDENTIALS_FULL_URI': 'http://192.0.2.1/creds'},
+    {'AWS_CONTAINER_CREDENTIALS_RELATIVE_URI': '@192.0.2.1/creds'},
     {'AWS_CONTAINER_CREDENTIALS_FULL_URI': 'http://127.0.0.1:%d/a b\r\nX: y'},
-    {'AWS_CONTAINER_CREDENTIALS_FULL_URI': 'http://127.0.0.1:%d/creds', 'AWS_CONTAINER_AUTHORIZATION_TOKEN': 'a\r\nX: y'},
-    {'AWS_CONTAINER_CREDENTIALS_FULL_URI': 'http://127.0.0.1:%d/creds', 'AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE': '/nonexistent/token'}])
+    {'AWS_CONTAINER_CREDENTIALS_FULL_URI': 'http://127.0.0.1:%d/creds',
+     'AWS_CONTAINER_AUTHORIZATION_TOKEN': 'a\r\nX: y'},
+    {'AWS_CONTAINER_CREDENTIALS_FULL_URI': 'http://127.0.0.1:%d/creds',
+     'AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE': '/nonexistent/token'}])
 def test_urls_and_tokens_that_mean_harm_are_not_used(environ):
     with accounts() as server, MetadataStandin(handed('a', 'b', 'c')) as metadata:
         environ = {name: value % metadata.port if '%d' in value else value for name, value in environ.items()}
@@ -707,9 +743,11 @@ def test_urls_and_tokens_that_mean_harm_are_not_used(environ):
             one.tick(1)
             one.until(lambda: one.sender.failure)
             assert 'no credentials: ' in one.said() and metadata.requests == []
+            assert ('is neither https nor at an address of' in one.said()) == ('192.0.2.1' in str(environ))
 
 
-BAD = [{}, [], {'AccessKeyId': 'a'}, {'AccessKeyId': 'a', 'SecretAccessKey': ''}, {'AccessKeyId': 7, 'SecretAccessKey': 's'},
+BAD = [{}, [], {'AccessKeyId': 'a'}, {'AccessKeyId': 'a', 'SecretAccessKey': ''},
+       {'AccessKeyId': 7, 'SecretAccessKey': 's'},
        {'AccessKeyId': 'a\r\nb', 'SecretAccessKey': 's'}, {'Code': 'AssumeRoleUnauthorizedAccess', 'Message': 'x'},
        {'AccessKeyId': 'a', 'SecretAccessKey': 's', 'Token': u'\xe4'}]
 
@@ -727,8 +765,10 @@ def test_what_is_handed_out_and_is_none_is_said_and_asked_for_again(of, given):
 
 
 @pytest.mark.parametrize('answer', [
-    dict(status=404), dict(status=500, body='x'), dict(status=302, headers={'Location': 'http://192.0.2.1/'}), dict(raw=b'garbage\r\n\r\n'),
-    dict(cut=10), dict(body=b'\xff\0'), dict(body='[' * 100), dict(close=True, status=401), dict(body='a b'), dict(body='x/y')])
+    dict(status=404), dict(status=500, body='x'), dict(status=302, headers={'Location': 'http://192.0.2.1/'}),
+    dict(raw=b'garbage\r\n\r\n'),
+    dict(cut=10), dict(body=b'\xff\0'), dict(body='[' * 100), dict(close=True, status=401), dict(body='a b'),
+    dict(body='x/y')])
 @pytest.mark.parametrize('path', ['/latest/api/token', '/latest/meta-data/iam/security-credentials/',
                                   '/latest/meta-data/iam/security-credentials/badger', '/creds'])
 def test_a_service_that_does_not_hand_out_what_it_should_is_asked_again(answer, path):
@@ -736,7 +776,8 @@ def test_a_service_that_does_not_hand_out_what_it_should_is_asked_again(answer, 
         metadata.answer(times=1, path=path, **answer)
         with keyless(server, (container if path == '/creds' else environment)(metadata.port)) as one:
             one.tick(1)
-            assert one.settled()['acknowledged'] == 1 and 'Traceback' not in one.said() and 'statbadger.py' not in one.said()
+            assert one.settled()['acknowledged'] == 1
+            assert 'Traceback' not in one.said() and 'statbadger.py' not in one.said()
             assert 'no credentials: ' in one.log[0][1]
 
 
@@ -764,56 +805,60 @@ def test_a_service_that_is_silent_is_given_up_soon():
 
 def test_keys_are_renewed_before_they_end():
     with accounts(ASIA5=('5th', 't5='), ASIA6=('6th', 't6=')) as server:
-        with MetadataStandin(handed('ASIA5', '5th', 't5=', seconds=590)) as metadata, keyless(server, environment(metadata.port)) as one:
-            one.tick(1)
-            one.settled()
-            aws = one.sender.role.memory['aws']
-            assert 50 < aws.asking - time.time() < 61      # as soon as another is due, and at most once a minute
-            metadata.given = handed('ASIA6', '6th', 't6=', seconds=21600)
-            aws.asking -= 61
-            one.tick(2)
-            one.settled()
-            assert '=ASIA6/' in server.requests[1].headers['authorization'] and one.log == []
-            assert 20990 < aws.asking - time.time() < 21001 and len(metadata.requests) == 6
+        with MetadataStandin(handed('ASIA5', '5th', 't5=', seconds=590)) as metadata:
+            with keyless(server, environment(metadata.port)) as one:
+                one.tick(1)
+                one.settled()
+                aws = one.sender.role.memory['aws']
+                assert 50 < aws.asking - time.time() < 61      # as soon as another is due, and at most once a minute
+                metadata.given = handed('ASIA6', '6th', 't6=', seconds=21600)
+                aws.asking -= 61
+                one.tick(2)
+                one.settled()
+                assert '=ASIA6/' in server.requests[1].headers['authorization'] and one.log == []
+                assert 20990 < aws.asking - time.time() < 21001 and len(metadata.requests) == 6
 
 
 def test_old_keys_stay_while_there_are_no_new_ones():
     with accounts(ASIA5=('5th', 't5=')) as server:
-        with MetadataStandin(handed('ASIA5', '5th', 't5=', seconds=300)) as metadata, keyless(server, environment(metadata.port)) as one:
-            one.tick(1)
-            one.settled()
-            metadata.answer(503, times=ALWAYS)
-            one.sender.role.memory['aws'].asking = 0
-            one.tick(2, 3)
-            assert one.settled()['acknowledged'] == 3 and one.log == []
-            assert len(metadata.requests) == 4          # once a minute, no more
-            one.sender.role.memory['aws'].asking = 0
-            one.sender.role.memory['aws'].keys.ends = 1
-            one.tick(4)
-            one.until(lambda: one.sender.failure)
-            assert 'no credentials: ' in one.said() and 'HTTP 503' in one.said() and len(server.entries) <= 3
+        with MetadataStandin(handed('ASIA5', '5th', 't5=', seconds=300)) as metadata:
+            with keyless(server, environment(metadata.port)) as one:
+                one.tick(1)
+                one.settled()
+                metadata.answer(503, times=ALWAYS)
+                one.sender.role.memory['aws'].asking = 0
+                one.tick(2, 3)
+                assert one.settled()['acknowledged'] == 3 and one.log == []
+                assert len(metadata.requests) == 4          # once a minute, no more
+                one.sender.role.memory['aws'].asking = 0
+                one.sender.role.memory['aws'].keys.ends = 1
+                one.tick(4)
+                one.until(lambda: one.sender.failure)
+                assert 'no credentials: ' in one.said() and 'HTTP 503' in one.said() and len(server.entries) <= 3
 
 
 def test_a_token_that_has_expired_is_replaced_at_once():
     with accounts(ASIA5=('5th', 't5='), ASIA6=('6th', 't6=')) as server:
-        with MetadataStandin(handed('ASIA5', '5th', 't5=', seconds=21600)) as metadata, keyless(server, environment(metadata.port)) as one:
-            one.tick(1)
-            one.settled()
-            server.keys['ASIA5'] = Key('5th', 't5=', 1)
-            metadata.given = handed('ASIA6', '6th', 't6=')
-            one.tick(2)
-            assert one.settled()['acknowledged'] == 2 and one.log == [] and one.clock.skipped == []
+        with MetadataStandin(handed('ASIA5', '5th', 't5=', seconds=21600)) as metadata:
+            with keyless(server, environment(metadata.port)) as one:
+                one.tick(1)
+                one.settled()
+                server.keys['ASIA5'] = Key('5th', 't5=', 1)
+                metadata.given = handed('ASIA6', '6th', 't6=')
+                one.tick(2)
+                assert one.settled()['acknowledged'] == 2 and one.log == [] and one.clock.skipped == []
 
 
 def test_a_token_that_has_expired_without_another_one_is_waited_for_a_minute():
     with accounts(ASIA5=('5th', 't5=')) as server:
         server.keys['ASIA5'] = Key('5th', 't5=', 1)
-        with MetadataStandin(handed('ASIA5', '5th', 't5=')) as metadata, keyless(server, environment(metadata.port)) as one:
-            one.tick(1)
-            one.until(lambda: any(seconds > 59 for seconds in one.clock.skipped))
-            assert 'HTTP 403: ExpiredTokenException' in one.said()
-            server.keys['ASIA5'] = Key('5th', 't5=', 0)
-            assert one.settled()['acknowledged'] == 1
+        with MetadataStandin(handed('ASIA5', '5th', 't5=')) as metadata:
+            with keyless(server, environment(metadata.port)) as one:
+                one.tick(1)
+                one.until(lambda: any(seconds > 59 for seconds in one.clock.skipped))
+                assert 'HTTP 403: ExpiredTokenException' in one.said()
+                server.keys['ASIA5'] = Key('5th', 't5=', 0)
+                assert one.settled()['acknowledged'] == 1
 
 
 def test_a_token_of_a_web_identity_is_of_no_use_and_the_role_of_the_node_is_not_taken_instead():
@@ -844,7 +889,8 @@ def test_a_reload_with_other_keys_takes_them():
         assert '=AKIA2/' in server.requests[-1].headers['authorization']
 
 
-@pytest.mark.parametrize('form', ['%s', '{"message": "the token %s is not known"}', '<Message>%s</Message><Code>AccessDenied</Code>'])
+@pytest.mark.parametrize('form', ['%s', '{"message": "the token %s is not known"}',
+                                  '<Message>%s</Message><Code>AccessDenied</Code>'])
 def test_what_was_learnt_at_work_is_not_logged(tmp_path, form):
     (tmp_path / 'token').write_text('c0ntainer-token/+=')
     with accounts(ASIA5=('5th/secret+', 't5/session+tok=')) as server:
@@ -877,12 +923,13 @@ def test_a_request_on_a_link_of_its_own_goes_to_another_server_and_never_twice()
         yield statbadger.Next()
         link = yield statbadger.Dial(url='http://127.0.0.1:%d' % second.port, within=5)
         for step in (statbadger.Request('GET', '/a', {'X-A': 'b'}, None, link), statbadger.Request('PUT', '/b', {}),
-                     statbadger.Request('GET', '/c', {}, None, link), statbadger.Close(link),
-                     statbadger.Request('GET', '/d', {}, None, link)):
+                     statbadger.Request('GET', '/c', {}, None, link),
+                     statbadger.Request('GET', '/gone', {}, None, link),
+                     statbadger.Request('GET', '/d', {}, None, link), statbadger.Close(link)):
             try:
                 answers.append((yield step))
             except OSError as error:
-                answers.append(type(error).__name__)
+                answers.append((type(error).__name__, getattr(error, 'told', None)))
         yield statbadger.Next()
 
     class Batches:
@@ -896,10 +943,13 @@ def test_a_request_on_a_link_of_its_own_goes_to_another_server_and_never_twice()
             return False
     with HttpStandin() as first, HttpStandin() as second:
         second.answer(200, {}, 'x', path='/a')
+        second.answer(cut=0, times=ALWAYS, path='/gone')
         opener = statbadger.Opener(statbadger.StdoutLink(), statbadger.Contexts())
-        statbadger.converse(dialogue(first, second), Batches(), ('http', 'http://127.0.0.1:%d' % first.port, None, ''), 5, opener)
-        assert [r.path for r in second.requests] == ['/a', '/c'] and [r.path for r in first.requests] == ['/b']
-        assert [answer[0] if isinstance(answer, tuple) else answer for answer in answers] == [200, 200, 200, None, 'Closed']
+        statbadger.converse(dialogue(first, second), Batches(), ('http', 'http://127.0.0.1:%d' % first.port, None, ''),
+                            5, opener)
+        assert [r.path for r in second.requests] == ['/a', '/c', '/gone'] and [r.path for r in first.requests] == ['/b']
+        assert answers[3:] == [('Closed', False), ('Closed', True), None]       # as it broke, and gone since
+        assert [answer[0] for answer in answers[:3]] == [200, 200, 200]
 
 
 def test_the_dialogue_with_the_metadata_is_short_whatever_the_timeout_is():

@@ -123,7 +123,8 @@ class ElasticMQ(Queues):
         self.port, = lasting_ports(1)
         self.url = 'http://127.0.0.1:%d' % self.port
         (folder / 'elasticmq.conf').write_text(ELASTICMQ.format(port=self.port, folder=folder))
-        Peer.__init__(self, 'elasticmq', [java, '-Xmx256m', '-XX:TieredStopAtLevel=1', '-Dconfig.file=elasticmq.conf', '-cp',
+        Peer.__init__(self, 'elasticmq', [java, '-Xmx256m', '-XX:TieredStopAtLevel=1', '-Dconfig.file=elasticmq.conf',
+                                          '-cp',
                                           os.path.join(libs, '*'), 'org.elasticmq.server.Main'], folder, self.answers,
                       patience=90)
 

@@ -141,8 +141,10 @@ def test_authorization_is_that_of_botocore_for_requests_of_all_kinds():
 def test_who_may_not_write_is_told_and_stores_nothing(run, moto, tmp_path):
     url, (access, secret) = moto.create(name()), moto.key
     weak = moto.user('weak')
-    cases = [('SignatureDoesNotMatch', dict(secret_key=secret[:-1] + '!')), ('SignatureDoesNotMatch', dict(secret_key=secret + '/')),
-             ('InvalidClientTokenId', dict(access_key='AKIA' + 'X' * 16)), ('InvalidClientTokenId', dict(session_token='abc')),
+    cases = [('SignatureDoesNotMatch', dict(secret_key=secret[:-1] + '!')),
+             ('SignatureDoesNotMatch', dict(secret_key=secret + '/')),
+             ('InvalidClientTokenId', dict(access_key='AKIA' + 'X' * 16)),
+             ('InvalidClientTokenId', dict(session_token='abc')),
              ('AccessDenied', dict(access_key=weak[0], secret_key=weak[1]))]
     for code, more in cases:
         done = run('-f', config(tmp_path, LOAD, sqs=options(moto, url, **more)), '-n', 1, '-i', 0.2)
@@ -162,14 +164,17 @@ def test_a_region_that_is_another_is_signed_for_and_checked(run, moto, tmp_path)
 
 def test_keys_of_the_environment_the_file_the_instance_and_the_container(run, moto, tmp_path):
     session = moto.session('badger')
-    (tmp_path / 'keys').write_text('[x]\naws_access_key_id = %s\naws_secret_access_key = %s\naws_session_token = %s\n' % session)
+    (tmp_path / 'keys').write_text('[x]\naws_access_key_id = %s\naws_secret_access_key = %s\n'
+                                   'aws_session_token = %s\n' % session)
     (tmp_path / 'token').write_text('t0ken')
     with MetadataStandin(handed(*session), token='t0ken') as metadata:
         place = 'http://127.0.0.1:%d' % metadata.port
         environs = [
-            dict(zip(('AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'AWS_SESSION_TOKEN'), session), AWS_REGION='us-east-1'),
+            dict(zip(('AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'AWS_SESSION_TOKEN'), session),
+                 AWS_REGION='us-east-1'),
             dict(AWS_SHARED_CREDENTIALS_FILE=str(tmp_path / 'keys'), AWS_PROFILE='x', AWS_DEFAULT_REGION='us-east-1'),
-            dict(AWS_EC2_METADATA_SERVICE_ENDPOINT=place + '/', AWS_EC2_METADATA_DISABLED='false', AWS_REGION='us-east-1'),
+            dict(AWS_EC2_METADATA_SERVICE_ENDPOINT=place + '/', AWS_EC2_METADATA_DISABLED='false',
+                 AWS_REGION='us-east-1'),
             dict(AWS_CONTAINER_CREDENTIALS_FULL_URI=place + '/creds', AWS_REGION='us-east-1',
                  AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=str(tmp_path / 'token'))]
         for environ in environs:
@@ -182,7 +187,8 @@ def test_keys_of_the_environment_the_file_the_instance_and_the_container(run, mo
         assert len(metadata.requests) == 4
         url = moto.create(name())
         metadata.given = dict(handed(*session), Token=session[2] + 'x')
-        done = run('-f', config(tmp_path, LOAD, sqs={'queue_url': url}), '-n', 1, '-i', 0.2, env=dict(NO_KEYS, **environs[3]))
+        done = run('-f', config(tmp_path, LOAD, sqs={'queue_url': url}), '-n', 1, '-i', 0.2,
+                   env=dict(NO_KEYS, **environs[3]))
         assert done.code == 1 and 'InvalidClientTokenId' in done.err and moto.read(url) == []
 
 
@@ -251,7 +257,8 @@ def test_messages_of_every_format(run, elasticmq, tmp_path, fifo):
     assert {line.split(' ')[0] for line in graphite if line.startswith('a.te_st.load.')} == {
         'a.te_st.load.' + word for word in ('one', 'five', 'fifteen', 'runnable_entities', 'total_entities')}
     tagged = [line for body in bodies(elasticmq.read(url['tagged'], 3)) for line in body.split('\n')[:-1]]
-    assert len(tagged) == len(points(ticks)) and all(';host=n1.example.net;' in line and ';env=prod' in line for line in tagged)
+    assert len(tagged) == len(points(ticks))
+    assert all(';host=n1.example.net;' in line and ';env=prod' in line for line in tagged)
     influx = [line for body in bodies(elasticmq.read(url['influx'], 3)) for line in body.split('\n')[:-1]]
     assert sum(line.split(' ')[1].count('=') for line in influx) == len(points(ticks))
     assert {line.split(' ')[2] for line in influx} == {'%d' % round(tick['timestamp'] * 1000) for tick in ticks}
@@ -274,8 +281,10 @@ def test_blacklist_interval_flush_and_batch(run, moto, tmp_path):
 
 # -- names that mean harm ------------------------------------------------------------------------
 
-INTERFACES = [b'eth0.100', b'q"uo\'te', b'back\\slash', b'semi;colon=1', b'per%d%s%', b'x{y="z"}', b'<&>', b'nan', b'"]]}],',
-              b'ctl\x01\x1c\x7f', u'gr\xfc\xdf'.encode(), u'ls\u2028\x85x'.encode(), b'by\xff\xfe\x80', u'\ufffe\uffff'.encode(),
+INTERFACES = [b'eth0.100', b'q"uo\'te', b'back\\slash', b'semi;colon=1', b'per%d%s%', b'x{y="z"}', b'<&>', b'nan',
+              b'"]]}],',
+              b'ctl\x01\x1c\x7f', u'gr\xfc\xdf'.encode(), u'ls\u2028\x85x'.encode(), b'by\xff\xfe\x80',
+              u'\ufffe\uffff'.encode(),
               b'\xf0\x9f\x92\xbe']
 HEADING = b'Inter-|   Receive    |  Transmit\n face |bytes packets|bytes packets\n'
 
@@ -296,14 +305,18 @@ def hostile_recording(folder):
 def test_hostile_names_arrive_as_they_are(run, elasticmq, tmp_path, fifo):
     url = [elasticmq.create(name(fifo)) for _ in range(4)]
     identity = {'cluster': u'a\nb"c\\\ufffe', 'region': u'%s \x01\x7f\u2028'}
-    done = run('-f', config(tmp_path, {'network': {'interfaces': ['*']}}, identity, payload=options(elasticmq, url[0], group='{cluster}'),
-                            flat=options(elasticmq, url[1], format='flat'), influx=options(elasticmq, url[2], format='influx'),
-                            graphite=options(elasticmq, url[3], format='graphite', tagged=True)), '--replay', hostile_recording(tmp_path))
+    done = run('-f', config(tmp_path, {'network': {'interfaces': ['*']}}, identity,
+                            payload=options(elasticmq, url[0], group='{cluster}'),
+                            flat=options(elasticmq, url[1], format='flat'),
+                            influx=options(elasticmq, url[2], format='influx'),
+                            graphite=options(elasticmq, url[3], format='graphite', tagged=True)), '--replay',
+                            hostile_recording(tmp_path))
     ticks = finished_well(done, 3)
     holds(elasticmq, url[0], lines_of(done))
     found = collections.Counter((one['timestamp'], one['metric'], one['interface'], one['value'])
                                 for one in map(json.loads, bodies(elasticmq.read(url[1], len(points(ticks))))))
-    assert found == collections.Counter((tick['timestamp'],) + (labelled(flat)[0], labelled(flat)[1]['interface'], entry['value'])
+    assert found == collections.Counter((tick['timestamp'],) + (labelled(flat)[0], labelled(flat)[1]['interface'],
+                                                                entry['value'])
                                         for tick, flat, entry in points(ticks))
     assert {key[2] for key in found} == {one.decode('utf-8', 'replace') for one in INTERFACES}
     assert len(elasticmq.read(url[2], 3)) == len(elasticmq.read(url[3], 3)) == 3
@@ -321,7 +334,8 @@ def own_module(folder, code):
 def test_a_message_that_is_too_large_for_the_server_is_set_aside_and_all_others_arrive(run, elasticmq, tmp_path):
     """ElasticMQ takes 262144 bytes, in a message and in a request: of a tick and of ten."""
     url = elasticmq.create(name())
-    modules = own_module(tmp_path, "[{'m%d' % i: {'value': i, 'units': 'x' * 30}} for i in range(6000 if iteration == 3 else 900)]")
+    modules = own_module(tmp_path, "[{'m%d' % i: {'value': i, 'units': 'x' * 30}} "
+                                   "for i in range(6000 if iteration == 3 else 900)]")
     path = config(tmp_path, modules, sqs=options(elasticmq, url, max_bytes=1048576, flush=5))
     done = run('-f', path, '-n', 8, '-i', 0.3)
     lines = lines_of(done)
@@ -334,7 +348,8 @@ def test_a_message_that_is_too_large_for_the_server_is_set_aside_and_all_others_
 
 def test_a_message_that_is_too_large_for_max_bytes_is_set_aside(run, moto, tmp_path):
     url = moto.create(name(True))
-    modules = own_module(tmp_path, "[{'m%d' % i: {'value': i, 'units': ''}} for i in range(300 if iteration == 3 else 3)]")
+    modules = own_module(tmp_path, "[{'m%d' % i: {'value': i, 'units': ''}} "
+                                   "for i in range(300 if iteration == 3 else 3)]")
     done = run('-f', config(tmp_path, modules, sqs=options(moto, url, max_bytes=2048, flush=5)), '-n', 8, '-i', 0.3)
     lines = lines_of(done)
     large, = [line for line in lines if len(line) > 2048]
@@ -362,13 +377,24 @@ def test_a_queue_that_is_missing_is_waited_for(request, kind):
 
 @pytest.mark.parametrize('fifo', [False, True])
 def test_nothing_is_lost_when_the_server_is_killed_and_started_again(agent, elasticmq, tmp_path, fifo):
+    """It listens before it has read which queues there are: the proxy lets nobody see that."""
     url = elasticmq.create(name(fifo))
-    path = config(tmp_path, LOAD, sqs=options(elasticmq, url, timeout=60))     # so long it tries at the end
-    process = live(agent, tmp_path, '-f', path, '-n', 50, '-i', 0.1)
-    until_ticks(tmp_path, 8)
-    elasticmq.stop(signal.SIGKILL)
-    until_ticks(tmp_path, 14)
-    elasticmq.start()
+    with Proxy(elasticmq.port) as proxy:
+        through = url.replace(':%d/' % elasticmq.port, ':%d/' % proxy.port)
+        path = config(tmp_path, LOAD, sqs=options(elasticmq, through, timeout=60))      # so long it tries at the end
+        process = live(agent, tmp_path, '-f', path, '-n', 50, '-i', 0.1)
+        until_ticks(tmp_path, 8)
+        elasticmq.stop(signal.SIGKILL)
+        proxy.down()
+        until_ticks(tmp_path, 14)
+        elasticmq.start()
+        elasticmq.until(lambda: url in elasticmq.admin().list_queues().get('QueueUrls', ()), 20, 'know its queues')
+        proxy.up()
+        killed(elasticmq, url, process, tmp_path, fifo)
+
+
+def killed(elasticmq, url, process, tmp_path, fifo):
+    """All ticks of the run are there in the end."""
     code, ticks, errors = ended(process, tmp_path)
     assert code == 0 and 'delivers again' in errors, errors
     lines = (tmp_path / 'out').read_text().split('\n')[:-1]
@@ -386,7 +412,8 @@ def test_answers_that_get_lost_double_nothing_in_a_fifo_queue(request, agent, tm
     url = peer.create(name(True))
     with Proxy(peer.port) as proxy:
         through = url.replace(':%d/' % peer.port, ':%d/' % proxy.port)
-        process = live(agent, tmp_path, '-f', config(tmp_path, LOAD, sqs=options(peer, through, timeout=2)), '-n', 30, '-i', 0.1)
+        process = live(agent, tmp_path, '-f', config(tmp_path, LOAD, sqs=options(peer, through, timeout=2)), '-n', 30,
+                       '-i', 0.1)
         for n in (0, 1, 17, 60, 200, 0):
             until_ticks(tmp_path, (tmp_path / 'out').read_text().count('\n') + 2)
             proxy.cut_answers(n, times=1)

@@ -15,6 +15,7 @@ SEED = int(os.environ.get('FUZZ_SEED') or random.randrange(1 << 30))
 SECONDS = float(os.environ.get('FUZZ_SECONDS') or 0.5)
 
 ACTIVE = re.sub(r'(?m)^( *)// ("[a-z0-9_]+": |\},?$)', r'\1\2', statbadger.example_config())
+ACTIVE = ACTIVE.replace('"queue_url": ""', '"queue_url": "https://sqs.eu-west-1.amazonaws.com/1/q"')      # has no default
 SMALL = ('\ufeff{"interval": 0.5, # tick\r\n"modules": {"cpu": {"per_core": true}, "m": {"file": "m.py", "x": [1, {"y": null}]}},\n'
          '"emitters": {"graphite": {"port": "${PORT:-2003}", "tags": {"a": "b"}, "blacklist": ["a*"]},\n'
          '"dr": {"type": "graphite", "prefix": "{hostname}", "host": "${file:/s}",}}, /* x */ "log": {"level": "info"}}\n')
