@@ -4,6 +4,8 @@ import os
 import pytest
 import sinks
 import standins
+import standins_avro
+import standins_rabbitmq
 from conftest import TESTS
 from standins_influxdb import InfluxdbStandin
 
@@ -57,6 +59,18 @@ def test_what_kafka_is_sent(run, host, emitter):
 
 
 @pytest.mark.parametrize('host', HOSTS)
+def test_what_rabbitmq_is_sent(run, host):
+    """From the second frame on: the first says the version. The run is another each time: x stands for it."""
+    with standins_rabbitmq.AmqpStandin(exchanges=['stats']) as server:
+        replay(run, host, '-e', 'rabbitmq,port=%d,exchange=stats,queue=q,routing_key=k.{hostname},'
+                                'blacklist=mem.*,cpu.*,net.*' % server.port)
+        goodbye = b'\0\x0a\0\x32'
+        data = b''.join(frame for frame in server.raw[1:] if frame[7:11] != goodbye)
+        run_id = server.queues['q'][0].properties['message_id'].rsplit('-', 2)[1]
+        compare('%s.rabbitmq' % host, data.replace(run_id.encode(), b'x' * len(run_id)))
+
+
+@pytest.mark.parametrize('host', HOSTS)
 def test_what_influxdb08_is_sent(run, host):
     with standins.InfluxStandin() as server:
         replay(run, host, '-e', 'influxdb08,database=t,username=root,password=root,batch=1,blacklist=mem.*,cpu.*,disk.*_time.*,net.tx_*,url=http://127.0.0.1:%d' % server.port)
@@ -70,3 +84,15 @@ def test_what_influxdb_is_sent(run, host):
         replay(run, host, '-e', 'influxdb,tags.env=prod,blacklist=mem.*,url=http://127.0.0.1:%d' % server.port)
         path, = {request.path for request in server.requests}
         compare('%s.influxdb' % host, path.encode() + b'\n' + b''.join(request.body for request in server.requests))
+
+
+AVRO = 'tags.env=prod,blacklist=mem.*,cpu.*,disk.w*,disk.*_*,net.tx_*,net.rx_[c-z]*'
+
+
+@pytest.mark.parametrize('host', HOSTS)
+def test_what_avro_writes(run, host, tmp_path):
+    """A line for the header, and one per point; the markers between them are random."""
+    replay(run, host, '-e', 'avro,path=%s,%s' % (tmp_path / 'x', AVRO))
+    data, found = (tmp_path / 'x').read_bytes(), standins_avro.read(tmp_path / 'x')
+    parts = [data[:found.ends[0] - 16]] + found.raw
+    compare('%s.avro' % host, b''.join(repr(part).encode() + b'\n' for part in parts))

@@ -9,8 +9,9 @@ set -u
 mode=${1:-peers}
 case $mode in
     peers)
-        packages='graphite-carbon openssl tinyproxy flex bison libleveldb-dev protobuf-compiler influxdb
-            victoria-metrics'
+        packages='graphite-carbon openssl tinyproxy flex bison libleveldb-dev protobuf-compiler
+            nats-server influxdb victoria-metrics
+            avro-bin redis-server rabbitmq-server activemq'
         command -v java >/dev/null 2>&1 || packages="$packages default-jre-headless"    # for Kafka
         command -v mvn >/dev/null 2>&1 || packages="$packages maven"
         command -v go >/dev/null 2>&1 || packages="$packages golang-go"                 # for InfluxDB 0.8, 1.8
@@ -32,8 +33,9 @@ servers() {
     for version in 4.3.1 3.9.2 2.8.2 1.1.1 0.11.0.3 0.10.2.2; do
         sh "$here/kafka.sh" $version
     done
-    sh "$here/influxdb08.sh"
-    sh "$here/influxdb18.sh"
+    for server in influxdb08 influxdb18 avro sqs kairosdb opentsdb druid artemis; do
+        [ ! -f "$here/$server.sh" ] || sh "$here/$server.sh"
+    done
 }
 
 installed() {
