@@ -4435,7 +4435,7 @@ def influx_udp_link(options):
 @emitter('influxdb', 'InfluxDB 0.9 to 3.x, VictoriaMetrics: line protocol over HTTP or UDP', [
     Option('url', url_or_udp, 'http://127.0.0.1:8086', 'Where it is (3.x: port 8181); or '
            'udp://HOST:8089, which says nothing back'),
-    Option('database', text, INFLUX_DATABASE, '0.9 to 1.x, 3.x: database, which must be there'),
+    Option('database', text, INFLUX_DATABASE, '0.9 to 1.x: database, which must be there; 3.x'),
     Option('retention_policy', text, '', '0.9 to 1.x: its retention policy; "" = the default one'),
     Option('org', text, '', '2.x: name of the organization'),
     Option('bucket', text, '', '2.x: bucket, instead of "database"; 1.8 too: "DATABASE/POLICY"'),

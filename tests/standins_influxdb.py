@@ -79,7 +79,8 @@ class InfluxdbStandin(HttpStandin):
 
     def __init__(self, version=1, names=('t',), users=None, tokens=(), tls=None, **more):
         self.version, self.names, self.users, self.tokens = version, set(names), users or {}, tokens
-        self.types, self.oldest, self.largest = more.get('types', {}), more.get('oldest', 0), more.get('largest', 1 << 24)
+        self.types, self.oldest = more.get('types', {}), more.get('oldest', 0)
+        self.largest = more.get('largest', 1 << 24)
         self.stored = []
         HttpStandin.__init__(self, tls)
 
@@ -175,8 +176,8 @@ class InfluxdbStandin(HttpStandin):
         if len(fine) < len(new):
             point = [one[2] for one in new if self.conflict(one[2])][0]
             field = self.conflict(point)
-            self.partial('field type conflict: input field "%s" on measurement "%s" is type float, already exists as type %s'
-                         % (field, point[0], self.types[point[0], field]), len(new) - len(fine))
+            self.partial('field type conflict: input field "%s" on measurement "%s" is type float, already exists as '
+                         'type %s' % (field, point[0], self.types[point[0], field]), len(new) - len(fine))
         if len(new) < len(good):
             n = len(good) - len(new)
             if self.version == 1:

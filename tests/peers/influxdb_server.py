@@ -154,7 +154,8 @@ class VictoriaMetrics(Peer):
         """{(name, labels as a set of pairs, ms): number} of all series with these labels, which are left out."""
         asked(self.url + '/internal/force_flush', login=self.login)
         wanted = ','.join('%s=%s' % pair for pair in [(k, json.dumps(v)) for k, v in sorted(labels.items())])
-        text = asked('%s/api/v1/export?%s' % (self.url, urllib.parse.urlencode({'match[]': '{%s}' % wanted})), login=self.login)
+        query = urllib.parse.urlencode({'match[]': '{%s}' % wanted})
+        text = asked('%s/api/v1/export?%s' % (self.url, query), login=self.login)
         found = {}
         for series in map(json.loads, text.split('\n')[:-1]):
             name = series['metric'].pop('__name__')
