@@ -294,7 +294,7 @@ def test_what_an_overlord_does_not_allow_is_tried_again_after_minutes(server, st
         assert [round(seconds) for seconds in agent.clock.skipped if seconds > 59] == [pause]
 
 
-@pytest.mark.parametrize('status, pauses', [(400, [60]), (401, [300]), (409, [60]), (413, []), (500, []), (503, [])])
+@pytest.mark.parametrize('status, pauses', [(400, [60]), (401, [300]), (409, [60]), (413, [60]), (500, []), (503, [])])
 def test_a_question_for_a_task_that_is_not_answered_costs_nothing(server, status, pauses):
     def shy(request):
         asked = [one for one in server.requests if one.method == 'GET']

@@ -23,7 +23,7 @@ from peer import Peer, accepts, command, lasting_ports, require
 VERSION = '33.0.0'
 JARS = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..', '.venv', 'druid', VERSION, 'libs')
 PATIENCE = 60                                   # seconds that any answer may take
-START = 180                                     # and a start, on a machine that does other things besides
+START = 400                                     # and a start, on a machine that does other things besides
 LOG4J2 = """\
 <Configuration status="WARN"><Appenders><Console name="A" target="SYSTEM_OUT">
 <PatternLayout pattern="%d{ISO8601} %p [%t] %c{1} - %m%n"/></Console></Appenders>
