@@ -4470,6 +4470,7 @@ class ZmqBound:
         began = yield Now()
         yield from self.hear()
         while True:
+            yield Wait(0)                       # to acknowledge what was sent has its own time
             frames = yield from self.batch(began)
             yield from self.hear()
             for i, frame in enumerate(frames):
@@ -4551,7 +4552,9 @@ class ZmqBound:
         now = yield Now()
         if not 0 <= now - self.memory.get('said', now - ZMQ_SAID) < ZMQ_SAID:
             self.memory['said'] = now
-            yield Say('turned %s away: %s' % (peer.link.name, error.strerror or error))
+            slow = error.errno == errno.ETIME and not peer.due
+            yield Say('turned %s away: %s' % (
+                peer.link.name, 'it does not read' if slow else error.strerror or error))
 
     def hear(self):
         """Lets in who dials, and listens to what all have to say."""
