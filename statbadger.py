@@ -4492,7 +4492,7 @@ class ZmqBound:
             elif not self.push and not any(peer.topics for peer in self.peers):
                 lack = '' if 0 <= (yield Now()) - began < ZMQ_JOIN else None
             try:
-                frames = yield Next(ZMQ_JOIN if lack == '' else ZMQ_IDLE, lack)
+                frames = yield Next(ZMQ_JOIN if lack == '' else self.options.timeout, lack)
             except OSError as error:
                 peer = [peer for peer in self.peers if peer.link is getattr(error, 'link', self)]
                 if not peer:

@@ -504,7 +504,7 @@ def test_peers_come_and_go_while_ticks_flow_and_nothing_is_missing():
 def test_a_peer_that_reads_nothing_holds_the_others_for_no_longer_than_the_timeout(pattern, kind):
     port = free_port()
     wide = statbadger.Layout(tuple(statbadger.Series('t', 'n%d' % i, '', statbadger.GAUGE, (), ()) for i in range(3000)))
-    with bound(port, pattern=pattern, timeout=0.5) as rig, Dialler(port, kind) as one, Dialler(port, kind, stop='deaf') as deaf:
+    with bound(port, pattern=pattern, timeout=3) as rig, Dialler(port, kind) as one, Dialler(port, kind, stop='deaf') as deaf:
         assert until(lambda: one.ready.is_set() and deaf.ready.is_set())
         first = published(rig, one)
         for n in range(first, first + 20):
