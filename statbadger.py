@@ -6547,6 +6547,7 @@ class ZmqBound:
         began = yield Now()
         yield from self.hear()
         while True:
+            yield Wait(0)                       # to acknowledge what was sent has its own time
             frames = yield from self.batch(began)
             yield from self.hear()
             for i, frame in enumerate(frames):
@@ -6568,7 +6569,7 @@ class ZmqBound:
             elif not self.push and not any(peer.topics for peer in self.peers):
                 lack = '' if 0 <= (yield Now()) - began < ZMQ_JOIN else None
             try:
-                frames = yield Next(ZMQ_JOIN if lack == '' else ZMQ_IDLE, lack)
+                frames = yield Next(ZMQ_JOIN if lack == '' else self.options.timeout, lack)
             except OSError as error:
                 peer = [peer for peer in self.peers if peer.link is getattr(error, 'link', self)]
                 if not peer:
@@ -6628,7 +6629,9 @@ class ZmqBound:
         now = yield Now()
         if not 0 <= now - self.memory.get('said', now - ZMQ_SAID) < ZMQ_SAID:
             self.memory['said'] = now
-            yield Say('turned %s away: %s' % (peer.link.name, error.strerror or error))
+            slow = error.errno == errno.ETIME and not peer.due
+            yield Say('turned %s away: %s' % (
+                peer.link.name, 'it does not read' if slow else error.strerror or error))
 
     def hear(self):
         """Lets in who dials, and listens to what all have to say."""

@@ -504,14 +504,14 @@ def test_peers_come_and_go_while_ticks_flow_and_nothing_is_missing():
 def test_a_peer_that_reads_nothing_holds_the_others_for_no_longer_than_the_timeout(pattern, kind):
     port = free_port()
     wide = statbadger.Layout(tuple(statbadger.Series('t', 'n%d' % i, '', statbadger.GAUGE, (), ()) for i in range(3000)))
-    with bound(port, pattern=pattern, timeout=0.5) as rig, Dialler(port, kind) as one, Dialler(port, kind, stop='deaf') as deaf:
+    with bound(port, pattern=pattern, timeout=3) as rig, Dialler(port, kind) as one, Dialler(port, kind, stop='deaf') as deaf:
         assert until(lambda: one.ready.is_set() and deaf.ready.is_set())
         first = published(rig, one)
         for n in range(first, first + 20):
             rig.tick(n, layout=wide)
         assert rig.settled(20)['sent'] == first + 19
         assert until(lambda: set(range(first, first + 20)) <= set(one.numbers()), 20)
-        assert [text for level, text in rig.log] == ['zeromq: turned 127.0.0.1 away: no end within the time allowed']
+        assert [text for level, text in rig.log] == ['zeromq: turned 127.0.0.1 away: it does not read']
 
 
 @pytest.mark.parametrize('old', [True, False])
@@ -579,6 +579,17 @@ def test_peers_that_dial_us_have_to_log_in_when_there_is_a_login():
         assert len(rig.log) == 1 and 'secret' not in rig.said().lower().replace('password', '')
         assert rig.log[0][1] in ('zeromq: turned 127.0.0.1 away: wrong username or password',
                                  'zeromq: turned 127.0.0.1 away: the mechanism of the peer is "NULL", need PLAIN, or neither of these two')
+
+
+def test_who_logs_in_wrong_is_turned_away_at_once_and_may_come_again():
+    port = free_port()
+    with bound(port, timeout=60, **PLAIN) as rig:
+        for _ in range(3):
+            with Dialler(port, login=(b'alice', b'Secret')) as wrong:
+                assert until(wrong.ended.is_set)
+        with Dialler(port, login=(b'alice', b'secret')) as right:
+            assert until(right.ready.is_set)
+        assert [text for level, text in rig.log] == ['zeromq: turned 127.0.0.1 away: wrong username or password']
 
 
 def test_the_wrong_type_of_socket_is_named_and_gets_nothing():

@@ -33,7 +33,7 @@ servers() {
     for version in 4.3.1 3.9.2 2.8.2 1.1.1 0.11.0.3 0.10.2.2; do
         sh "$here/kafka.sh" $version
     done
-    for server in influxdb08 influxdb18 avro sqs kairosdb opentsdb 'druid 33.0.0' artemis; do
+    for server in influxdb08 influxdb18 avro sqs kairosdb opentsdb 'druid 33.0.0' jeromq artemis; do
         set -- $server
         [ ! -f "$here/$1.sh" ] || sh "$here/$1.sh" $2
     done
