@@ -2808,6 +2808,13 @@ def scram_fields(message):
     return {word[0]: word[2:] for word in words if word[1:2] == '='}
 
 
+# -- Redis (redis.io, "Redis serialization protocol specification") -------------------------------
+
+def resp_command(words):
+    """A command for Redis, of bytes: an array of bulk strings."""
+    return b'*%d\r\n' % len(words) + b''.join([b'$%d\r\n%s\r\n' % (len(w), w) for w in words])
+
+
 # -- Graphite's pickle ----------------------------------------------------------------------------
 
 def pickle_list(items):
@@ -3261,6 +3268,44 @@ MESSAGE_OPTIONS = [
            'With "format": "graphite": first part of every path'),
     Option('tagged', boolean, False, 'With "format": "graphite": tags instead of a path'),
 ]
+
+
+class Progress:
+    """Which messages of the ticks under way are dealt with: they do not go again, whatever breaks.
+
+    dealt: {(run, seq, number in its tick)}, of ticks that are not done as a whole. doubted: of the
+    same kind: those that the peer refused for a reason that may be its own, while it took later
+    ones; when it does so again, it means them.
+    """
+
+    def __init__(self):
+        self.dealt, self.doubted = set(), set()
+
+    def only(self, frames):
+        """Forgets what does not belong to these ticks."""
+        offered = set([(frame.run, frame.seq) for frame in frames])
+        self.dealt = set([key for key in self.dealt if key[:2] in offered])
+        self.doubted = set([key for key in self.doubted if key[:2] in offered])
+
+    def missing(self, frames, encode, most, size):
+        """Lists of (key, frame, frames done with it, bytes) of all messages that are not dealt
+        with, in order: so many and so many bytes at most; a larger one goes alone."""
+        out, room = [], size
+        self.only(frames)
+        for i, frame in enumerate(frames):
+            encoded = encode(frame)
+            for n, message in enumerate(encoded):
+                key = frame.run, frame.seq, n
+                if key in self.dealt:
+                    continue
+                if out and (len(out) >= most or len(message) > room):
+                    yield out
+                    self.only(frames[i:])
+                    out, room = [], size
+                out.append((key, frame, i + (n == len(encoded) - 1), message))
+                room -= len(message)
+        if out:
+            yield out
 
 
 def check_tags(tags, taken, why):
@@ -4150,6 +4195,185 @@ def kafka(options, memory):
     while True:
         frames = yield Next()
         yield from dialogue.deliver(frames, encode)
+
+
+# -- redis: Redis, and what speaks like it (redis.io, "Commands") --------------------------------
+
+REDIS_MOST, REDIS_SIZE = 500, 1 << 20   # commands, and bytes, before their answers are waited for
+REDIS_REPLY = 64                # bytes of a bulk string: the id of an entry has 41 at most
+UNIX_PATH = 107                 # bytes of the path of a unix socket (unix(7))
+
+# What an error means, by how it begins (Redis 7: src/server.c, src/networking.c, src/acl.c).
+REDIS_AGAIN = (                 # it is not willing now
+    'BUSY ', 'CLUSTERDOWN ', 'ERR max number of clients', 'LOADING ', 'MASTERDOWN ', 'MISCONF ',
+    'NOREPLICAS ', 'OOM ', 'READONLY ', 'TRYAGAIN ')
+REDIS_FORBIDDEN = (             # nor will it be, before somebody does something
+    'DENIED ', 'ERR operation not permitted', 'ERR unknown command',
+    'ERR Protocol error: unauthenticated', 'NOAUTH ', 'NOPERM ', 'WRONGPASS ')
+REDIS_ELSEWHERE = ('ASK ', 'MOVED ', 'WRONGTYPE ')
+REDIS_TOO_LARGE = (             # that message is to blame, all others may fit
+    'ERR Element too large', 'ERR Elements are too large',
+    'ERR Protocol error: invalid bulk length', 'ERR max request size exceeded')
+REDIS_ADVICE = (
+    ('XADD', 'streams need Redis 5'),
+    ('MOVED ', 'of a cluster another node has that key: "host" must say which'),
+    ('NOAUTH ', 'need "password"'),
+    ('WRONGTYPE ', 'it is in use for something else'),
+)
+
+
+def redis_failure(words, place):
+    """What an error of the server means: Refused, that message is to blame; Later, the server is,
+    or what we may do there; suspect, when nobody knows. place: the key it is about."""
+    advice = [' (%s)' % advice for what, advice in REDIS_ADVICE if what in words]
+    reason = '%s: %s%s' % (json_text(place), words, ''.join(advice))
+    if words.startswith(REDIS_TOO_LARGE):
+        return Refused(reason)
+    if words.startswith(REDIS_AGAIN):
+        return Later(reason)
+    if words.startswith(REDIS_FORBIDDEN):
+        return Later(reason, CREDENTIALS_PAUSE)
+    if words.startswith(REDIS_ELSEWHERE):
+        return Later(reason, MISSING_PAUSE)
+    return Later(reason, 0, True)
+
+
+def redis_answer(link, mark):
+    """(what a command is answered, '') or ('', the error). mark: how the answer has to begin: + for
+    OK, : for a number, $ for the id of an entry. Raises OSError when it is something else."""
+    line = yield Line(link)
+    words = line[1:-2].decode('utf-8', 'replace')
+    if line[-2:] == b'\r\n' and line[:1] == b'-':       # less what it was given: it may be a secret
+        return '', words.partition(', with args')[0] or 'an error without a word'
+    if line[:1] == mark == b'$' and words.isdecimal() and len(words) < 3:
+        entry = yield Read(min(int(words), REDIS_REPLY) + 2, link)
+        line, words = line[:1] + entry, entry[:-2].decode('utf-8', 'replace')
+    right = words == 'OK' if mark == b'+' else words.replace('-', '', mark == b'$').isdecimal()
+    if not right or line[:1] != mark or line[-2:] != b'\r\n':
+        raise OSError(errno.EPROTO, 'what came back is no answer of Redis: %s' % printable(
+            line[:80].decode('latin-1')))
+    return words, ''
+
+
+def redis_session(options, link):
+    """A connection that is logged in: the link, or a new one when that was closed meanwhile."""
+    if link is not None:
+        try:
+            if not (yield Available(link)):
+                return link
+        except OSError:
+            pass                                # it does not keep what is idle
+        yield Close(link)
+    link = yield Dial()
+    login = [word for word in (options.username, options.password) if word]
+    asked = [['AUTH'] + login] if login else []
+    if options.database:
+        asked.append(['SELECT', '%d' % options.database])
+    yield Send(b''.join([resp_command([utf8(word) for word in words]) for words in asked]), link)
+    for words in asked:
+        _, error = yield from redis_answer(link, b'+')
+        if error:
+            again = error.startswith(REDIS_AGAIN)
+            raise Later('%s: %s' % (words[0], error), 0 if again else CREDENTIALS_PAUSE)
+    return link
+
+
+def redis_command(options, key, frame, message):
+    """The command that stores a message."""
+    if options.mode == 'list':
+        return resp_command((b'RPUSH', key, message))
+    if options.mode == 'publish':
+        return resp_command((b'PUBLISH', key, message))
+    limit = (b'MAXLEN', b'~', b'%d' % options.maxlen) if options.maxlen else ()
+    return resp_command((b'XADD', key) + limit + (
+        b'*', b'host', utf8(frame.identity['hostname']), b'payload', message))
+
+
+def redis_exchange(options, link, messages):
+    """([what each message was answered, with its error], None), or so far and what broke. Lists
+    that are too long are cut in the same go."""
+    keys = [utf8(filled(options.key, frame.identity)) for _, frame, _, _ in messages]
+    commands = [redis_command(options, key, frame, message)
+                for key, (_, frame, _, message) in zip(keys, messages)]
+    cuts = sorted(set(keys)) if options.mode == 'list' and options.maxlen else ()
+    commands += [resp_command((b'LTRIM', key, b'-%d' % options.maxlen, b'-1')) for key in cuts]
+    answers, mark = [], b'$' if options.mode == 'stream' else b':'
+    try:
+        yield Send(b''.join(commands), link)
+        for _ in messages:
+            answers.append((yield from redis_answer(link, mark)))
+        for _ in cuts:
+            _, error = yield from redis_answer(link, b'+')
+            if error:
+                yield Say('the list grows beyond "maxlen": LTRIM: ' + error)
+    except OSError as error:
+        return answers, error
+    return answers, None
+
+
+def redis_store(options, link, messages, progress):
+    """Stores these messages. One that is to blame itself is rejected; raises when another one is
+    not stored, and what is stored does not go again."""
+    answers, broken = yield from redis_exchange(options, link, messages)
+    done, failure = 0, None
+    for i, ((key, frame, after, message), (answer, error)) in enumerate(zip(messages, answers)):
+        verdict = error and redis_failure(error, filled(options.key, frame.identity))
+        if error and (isinstance(verdict, Refused) or verdict.suspect and key in progress.doubted):
+            yield Reject(frame, str(verdict), int(options.format == 'flat'))
+        elif error:
+            if verdict.suspect and any(not error for answer, error in answers[i:]):
+                progress.doubted.add(key)
+            failure = failure or verdict
+            continue
+        elif (options.mode, answer) == ('publish', '0'):
+            yield Say('nobody is subscribed to that channel')
+        progress.dealt.add(key)
+        done = done if failure else after
+    if done:
+        yield Done(done)
+    if failure or broken:
+        raise failure or broken
+
+
+def redis_link(options):
+    """Where it is: a host and a port, or a unix socket."""
+    if options.username and not options.password:
+        raise ValueError('found username without password, need both, or a password alone')
+    if not options.key:
+        raise ValueError('found "key": "", need a name')
+    if options.format == 'flat':
+        check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
+    tls = tls_files(options, options.tls)
+    if not options.socket:
+        return ('tcp', options.host, options.port or 6379, tls)
+    if tls:
+        raise ValueError('found "tls" with "socket", need one of them')
+    if not options.socket.startswith('/') or len(utf8(options.socket)) > UNIX_PATH:
+        raise ValueError('found "socket": %s, need a path from / on, %d bytes at most' % (
+            json_text(options.socket), UNIX_PATH))
+    return ('unix', options.socket)
+
+
+@emitter('redis', 'Redis: a list, a stream or a channel', STREAM_OPTIONS + [
+    Option('socket', text, '', 'Path of its unix socket, instead of host and port'),
+    Option('database', whole(0, 1 << 31), 0, 'Number of the database'),
+    Option('key', template, 'statbadger',
+           'Key of the list or stream, or the channel; may hold {hostname} and the like'),
+    Option('mode', choice('list', 'stream', 'publish'), 'list',
+           'RPUSH to a list; XADD to a stream, fields host and payload; or PUBLISH'),
+    Option('maxlen', whole(0, 10 ** 12), 86400,
+           'Most messages that the list or stream keeps, the oldest go first; 0 = all'),
+] + LOGIN_OPTIONS + SECURE_OPTIONS + MESSAGE_OPTIONS, 'acknowledged', redis_link)
+def redis(options, memory):
+    """A message per tick (or point), many on their way at a time. What was answered does not go
+    again; what was not goes again, and may be there twice."""
+    encode, progress, link = messages(options), memory.setdefault('progress', Progress()), None
+    while True:
+        frames = yield Next()
+        link = yield from redis_session(options, link)
+        for some in progress.missing(frames, encode, REDIS_MOST, REDIS_SIZE):
+            yield Wait(0)                       # each exchange has its own time
+            yield from redis_store(options, link, some, progress)
 
 
 # == 9 TRANSPORTS: sockets, pipes, the log; who performs the steps of a dialogue ================
