@@ -4200,7 +4200,6 @@ def kafka(options, memory):
 # -- redis: Redis, and what speaks like it (redis.io, "Commands") --------------------------------
 
 REDIS_MOST, REDIS_SIZE = 500, 1 << 20   # commands, and bytes, before their answers are waited for
-REDIS_REPLY = 64                # bytes of a bulk string: the id of an entry has 41 at most
 UNIX_PATH = 107                 # bytes of the path of a unix socket (unix(7))
 
 # What an error means, by how it begins (Redis 7: src/server.c, src/networking.c, src/acl.c).
@@ -4245,13 +4244,15 @@ def redis_answer(link, mark):
     words = line[1:-2].decode('utf-8', 'replace')
     if line[-2:] == b'\r\n' and line[:1] == b'-':       # less what it was given: it may be a secret
         return '', words.partition(', with args')[0] or 'an error without a word'
-    if line[:1] == mark == b'$' and words.isdecimal() and len(words) < 3:
-        entry = yield Read(min(int(words), REDIS_REPLY) + 2, link)
-        line, words = line[:1] + entry, entry[:-2].decode('utf-8', 'replace')
-    right = words == 'OK' if mark == b'+' else words.replace('-', '', mark == b'$').isdecimal()
-    if not right or line[:1] != mark or line[-2:] != b'\r\n':
+    whole = line[:1] == mark and line[-2:] == b'\r\n'
+    if mark == b'$':
+        whole = whole and words.isdecimal() and len(words) < 3
+        entry = (yield Read(int(words) + 2, link)) if whole else b''
+        whole = entry[-2:] == b'\r\n'
+        words = entry[:-2].decode('utf-8', 'replace').replace('-', '', 1)
+    if not whole or not (words == 'OK' if mark == b'+' else words.isdecimal()):
         raise OSError(errno.EPROTO, 'what came back is no answer of Redis: %s' % printable(
-            line[:80].decode('latin-1')))
+            line[:20].decode('latin-1')))
     return words, ''
 
 
@@ -4304,7 +4305,7 @@ def redis_exchange(options, link, messages):
             answers.append((yield from redis_answer(link, mark)))
         for _ in cuts:
             _, error = yield from redis_answer(link, b'+')
-            if error:
+            if error and not any(wrong for answer, wrong in answers):   # which comes first
                 yield Say('the list grows beyond "maxlen": LTRIM: ' + error)
     except OSError as error:
         return answers, error
@@ -4370,10 +4371,16 @@ def redis(options, memory):
     encode, progress, link = messages(options), memory.setdefault('progress', Progress()), None
     while True:
         frames = yield Next()
-        link = yield from redis_session(options, link)
-        for some in progress.missing(frames, encode, REDIS_MOST, REDIS_SIZE):
-            yield Wait(0)                       # each exchange has its own time
-            yield from redis_store(options, link, some, progress)
+        try:
+            link = yield from redis_session(options, link)
+            for some in progress.missing(frames, encode, REDIS_MOST, REDIS_SIZE):
+                yield Wait(0)                   # each exchange has its own time
+                yield from redis_store(options, link, some, progress)
+        except ConnectionResetError as error:
+            if not (options.tls or options.socket or 'heard' in memory):
+                raise OSError(error.errno, '%s (a port for TLS?)' % error.strerror)
+            raise
+        memory['heard'] = True
 
 
 # == 9 TRANSPORTS: sockets, pipes, the log; who performs the steps of a dialogue ================

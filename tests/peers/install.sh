@@ -9,7 +9,7 @@ set -u
 mode=${1:-peers}
 case $mode in
     peers)
-        packages='graphite-carbon openssl tinyproxy flex bison libleveldb-dev protobuf-compiler'
+        packages='graphite-carbon openssl tinyproxy flex bison libleveldb-dev protobuf-compiler redis-server'
         command -v java >/dev/null 2>&1 || packages="$packages default-jre-headless"    # for Kafka
         command -v mvn >/dev/null 2>&1 || packages="$packages maven"
         command -v go >/dev/null 2>&1 || packages="$packages golang-go"                 # for InfluxDB 0.8
