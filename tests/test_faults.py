@@ -23,6 +23,7 @@ from conftest import FakeClock
 from rig import configured, role_of
 from standins import ALWAYS, Bad, HttpStandin, InfluxStandin, KafkaStandin, Listener, Proxy, Result
 from standins_redis import RedisStandin
+from standins_stomp import StompStandin
 
 SEED = int(os.environ.get('FAULT_SEED', random.randrange(1 << 30)))
 WHO = dict.fromkeys(statbadger.IDENTITY_KEYS, '')
@@ -263,6 +264,13 @@ class PickyRedis(RedisStandin):
         return RedisStandin.invalid(self, message)
 
 
+class PickyStomp(StompStandin):
+    """Refuses every message that holds t.marker."""
+
+    def invalid(self, headers, body):
+        return 'The maximum data length was exceeded: I do not like t.marker' if b't.marker' in body else None
+
+
 class Variant:
     """One way to set an emitter up: how it is started, configured, and what is stored.
 
@@ -439,6 +447,29 @@ class Redis(Variant):
         return [(a or c or e, int(b or d or f)) for a, b, c, d, e, f in found]
 
 
+class Stomp(Variant):
+    kind, delivery, answers = 'activemq', 'acknowledged', True
+
+    def __init__(self, name, every=False, login=False, broker='activemq', versions=('1.0', '1.1', '1.2'), **values):
+        Variant.__init__(self, name, every, destination='/queue/stats', **values)
+        self.login, self.broker, self.versions = login, broker, versions
+        self.exact, self.by_point = broker == 'artemis', values.get('format') == 'flat'
+        if login:
+            self.values.update(username='mia', password=PASSWORD)
+
+    def server(self, context):
+        return PickyStomp(context, self.broker, {'mia': PASSWORD} if self.login else {}, self.versions, (10000, 10000))
+
+    def where(self, port):
+        return {'host': '127.0.0.1', 'port': port}
+
+    def stored(self, server):
+        with server.lock:
+            bodies = list(server.queues.get('/queue/stats', ()))
+        found = [match.groups() for body in bodies for match in Kafka.PATTERN.finditer(body.decode())]
+        return [(a or c or e, int(b or d or f)) for a, b, c, d, e, f in found]
+
+
 VARIANTS = {
     'graphite': [Graphite('graphite', True), Graphite('graphite-pickle', True, protocol='pickle'),
                  Graphite('graphite-tls', tls=True)],
@@ -454,6 +485,10 @@ VARIANTS = {
     'redis': [Redis('redis', True), Redis('redis-stream-login', True, True, mode='stream', database=3),
               Redis('redis-publish', mode='publish'), Redis('redis-flat', format='flat', maxlen=0),
               Redis('redis-graphite-login-tls', login=True, tls=True, format='graphite', prefix='x')],
+    'activemq': [Stomp('activemq', True), Stomp('activemq-artemis-login', True, True, 'artemis'),
+                 Stomp('activemq-rabbitmq-login', False, True, 'rabbitmq', vhost='/', heartbeat=0),
+                 Stomp('activemq-1.0', versions=('1.0',)), Stomp('activemq-flat', format='flat'),
+                 Stomp('activemq-graphite-login-tls', login=True, tls=True, format='graphite', prefix='x')],
 }
 EXEMPT = {'stdout': 'has no peer and no connection: tests/test_transports.py', 'stdout_pretty': 'as stdout'}
 ALL = [variant for variants in VARIANTS.values() for variant in variants]
