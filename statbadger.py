@@ -881,6 +881,18 @@ def http_headers(value):
 http_headers.hides = secret.hides
 
 
+def stomp_headers(value):
+    """{name: value} of headers of a message (STOMP 1.2, "Frames and Headers")."""
+    value = mapping(value)
+    if any(not c.isprintable() for text in list(value) + list(value.values()) for c in text) or any(
+            c in ' :' for c in ''.join(value)):
+        raise ValueError('an object of headers such as {"priority": "9"}')
+    ours = [n for n in ('content-length', 'destination', 'receipt', 'transaction') if n in value]
+    if ours:
+        raise ValueError('headers other than %s' % ours[0])
+    return value
+
+
 def file_path(value):
     """A file that exists, seen from the configuration's folder: the Checker looks."""
     return text(value)
@@ -3378,6 +3390,81 @@ def zmtp_properties(data):
     return out
 
 
+# -- Redis (redis.io, "Redis serialization protocol specification") -------------------------------
+
+def resp_command(words):
+    """A command for Redis, of bytes: an array of bulk strings."""
+    return b'*%d\r\n' % len(words) + b''.join([b'$%d\r\n%s\r\n' % (len(w), w) for w in words])
+
+
+# -- STOMP (stomp.github.io, versions 1.0 to 1.2, "Frames and Headers") ---------------------------
+
+STOMP_ANSWERS = b'CONNECTED', b'RECEIPT', b'ERROR'
+STOMP_REPLY = 1 << 17           # bytes of a frame at most: errors bring the stack of a Java program
+STOMP_ESCAPES = {'1.0': '', '1.1': '\\\n:', '1.2': '\\\n\r:'}.get       # what stands behind a \
+
+
+def stomp_escaped(text, version):
+    """A header's name or value, as that version writes it."""
+    for c in STOMP_ESCAPES(version, ''):
+        text = text.replace(c, '\\' + {'\n': 'n', '\r': 'r', ':': 'c'}.get(c, c))
+    return text
+
+
+def stomp_unescaped(text):
+    """The other way round, as well as it goes."""
+    return '\\'.join([part.replace('\\n', '\n').replace('\\r', '\r').replace('\\c', ':')
+                      for part in text.split('\\\\')])
+
+
+def stomp_frame(command, headers, version, body=b''):
+    """The bytes of a frame. headers: [(name, value)], as text without control characters; body: no
+    NUL is in it. version: '1.0' also for CONNECT, which escapes nothing in any version."""
+    lines = [command] + ['%s:%s' % (stomp_escaped(name, version), stomp_escaped(value, version))
+                         for name, value in headers]
+    return utf8('\n'.join(lines) + '\n\n') + body + b'\0'
+
+
+def stomp_frames(data):
+    """([(command, {name: value}, body)], the bytes behind them) of the frames of a server that are
+    there as a whole; line ends between them are heart-beats. OSError when it is no STOMP."""
+    frames = []
+    while True:
+        data = data.lstrip(b'\r\n')
+        if data and not any(word.startswith(data[:len(word)]) for word in STOMP_ANSWERS):
+            raise OSError(errno.EPROTO, 'what came back is no STOMP: %s' % printable(
+                data[:20].decode('latin-1')))
+        found = stomp_first(data)
+        if not found and len(data) > STOMP_REPLY:
+            raise OSError(errno.EMSGSIZE, 'a frame of more than %d bytes' % STOMP_REPLY)
+        if not found:
+            return frames, data
+        frames.append(found[:3])
+        data = data[found[3]:]
+
+
+def stomp_first(data):
+    """(command, headers, body, how long all of it is) of the first frame, or None when it is not
+    there as a whole."""
+    starts = [data.find(end) + len(end) for end in (b'\n\n', b'\n\r\n') if end in data]
+    start = min(starts or [len(data)])
+    command, *lines = data[:start].decode('utf-8', 'replace').replace('\r', '').split('\n')
+    headers = {}
+    for line in lines:
+        name, _, value = line.partition(':')
+        headers.setdefault(name, value)         # of two the first counts
+    length = headers.get('content-length', '')
+    if starts and length.isdecimal() and len(length) < 8:
+        end = start + int(length)
+        if data[end:end + 1] not in (b'', b'\0'):
+            raise OSError(errno.EPROTO, 'a frame that does not end where it says')
+    else:
+        end = data.find(b'\0', start)
+    if not starts or not start <= end < len(data):
+        return None
+    return command, headers, data[start:end].decode('utf-8', 'replace'), end + 1
+
+
 # -- Graphite's pickle ----------------------------------------------------------------------------
 
 def pickle_list(items):
@@ -4155,6 +4242,74 @@ MESSAGE_OPTIONS = [
            'With "format": "graphite": first part of every path'),
     Option('tagged', boolean, False, 'With "format": "graphite": tags instead of a path'),
 ]
+
+
+class Progress:
+    """Which messages of the ticks under way are dealt with: they do not go again, whatever breaks.
+
+    dealt: {(run, seq, number in its tick)}, of ticks that are not done as a whole. doubted: of the
+    same kind: those that the peer refused for a reason that may be its own, while it took others;
+    when it does so again, it means them.
+    """
+
+    def __init__(self):
+        self.dealt, self.doubted = set(), set()
+
+    def only(self, frames):
+        """Forgets what does not belong to these ticks."""
+        offered = set([(frame.run, frame.seq) for frame in frames])
+        self.dealt = set([key for key in self.dealt if key[:2] in offered])
+        self.doubted = set([key for key in self.doubted if key[:2] in offered])
+
+    def missing(self, frames, encode, most, size):
+        """Lists of (key, frame, frames done with it, bytes) of all messages that are not dealt
+        with, in order: so many and so many bytes at most; a larger one goes alone."""
+        out, room = [], size
+        self.only(frames)
+        for i, frame in enumerate(frames):
+            encoded = encode(frame)
+            for n, message in enumerate(encoded):
+                key = frame.run, frame.seq, n
+                if key in self.dealt:
+                    continue
+                if out and (len(out) >= most or len(message) > room):
+                    yield out
+                    self.only(frames[i:])
+                    out, room = [], size
+                out.append((key, frame, i + (n == len(encoded) - 1), message))
+                room -= len(message)
+        if out:
+            yield out
+
+    def doubted_last(self, messages):
+        """These messages, in the order in which they go: a peer may close behind one that it does
+        not like."""
+        return sorted(messages, key=lambda message: message[0] in self.doubted)
+
+    def settle(self, messages, verdicts, flat, broken=None):
+        """Tells delivery what became of messages that went together, and raises when one of them
+        has to go again. verdicts: {key: None, it is stored, or Refused or Later}, of those that
+        were answered; flat: whether a message is a point; broken: what ended it, if anything."""
+        done, whole, unwilling = 0, True, None
+        good = None in verdicts.values()
+        for key, frame, after, _ in messages:
+            verdict = verdicts.get(key, broken)
+            suspect = getattr(verdict, 'suspect', False) and key in verdicts
+            if key in verdicts and (isinstance(verdict, Refused)
+                                    or suspect and good and key in self.doubted):
+                yield Reject(frame, str(verdict), int(flat))
+            elif verdict is not None:
+                unwilling = unwilling or verdict if key in verdicts else unwilling
+                if suspect and good:
+                    self.doubted.add(key)
+                whole = False
+                continue
+            self.dealt.add(key)
+            done = after if whole else done
+        if done:
+            yield Done(done)
+        if unwilling or broken:
+            raise unwilling or broken
 
 
 def check_tags(tags, taken, why):
@@ -7375,6 +7530,403 @@ def tranquility_lost(points, status, headers, body, now):
     return points - sent
 
 
+# -- redis: Redis, and what speaks like it (redis.io, "Commands") --------------------------------
+
+REDIS_MOST, REDIS_SIZE = 500, 1 << 20   # commands, and bytes, before their answers are waited for
+UNIX_PATH = 107                 # bytes of the path of a unix socket (unix(7))
+
+# What an error means, by how it begins (Redis 7: src/server.c, src/networking.c, src/acl.c).
+REDIS_AGAIN = (                 # it is not willing now
+    'BUSY ', 'CLUSTERDOWN ', 'ERR max number of clients', 'LOADING ', 'MASTERDOWN ', 'MISCONF ',
+    'NOREPLICAS ', 'OOM ', 'READONLY ', 'TRYAGAIN ')
+REDIS_FORBIDDEN = (             # nor will it be, before somebody does something
+    'DENIED ', 'ERR operation not permitted', 'ERR unknown command',
+    'ERR Protocol error: unauthenticated', 'NOAUTH ', 'NOPERM ', 'WRONGPASS ')
+REDIS_ELSEWHERE = ('ASK ', 'MOVED ', 'WRONGTYPE ')
+REDIS_TOO_LARGE = (             # that message is to blame, all others may fit
+    'ERR Element too large', 'ERR Elements are too large',
+    'ERR Protocol error: invalid bulk length', 'ERR max request size exceeded')
+REDIS_ADVICE = (
+    ('XADD', 'streams need Redis 5'),
+    ('MOVED ', 'of a cluster another node has that key: "host" must say which'),
+    ('NOAUTH ', 'need "password"'),
+    ('WRONGTYPE ', 'it is in use for something else'),
+)
+
+
+def redis_failure(words, place):
+    """What an error of the server means: Refused, that message is to blame; Later, the server is,
+    or what we may do there; suspect, when nobody knows. place: the key it is about."""
+    advice = [' (%s)' % advice for what, advice in REDIS_ADVICE if what in words]
+    reason = '%s: %s%s' % (json_text(place), words, ''.join(advice))
+    if words.startswith(REDIS_TOO_LARGE):
+        return Refused(reason)
+    if words.startswith(REDIS_AGAIN):
+        return Later(reason)
+    if words.startswith(REDIS_FORBIDDEN):
+        return Later(reason, CREDENTIALS_PAUSE)
+    if words.startswith(REDIS_ELSEWHERE):
+        return Later(reason, MISSING_PAUSE)
+    return Later(reason, 0, True)
+
+
+def redis_answer(link, mark):
+    """(what a command is answered, '') or ('', the error). mark: how the answer has to begin: + for
+    OK, : for a number, $ for the id of an entry. Raises OSError when it is something else."""
+    line = yield Line(link)
+    words = line[1:-2].decode('utf-8', 'replace')
+    if line[-2:] == b'\r\n' and line[:1] == b'-':       # less what it was given: it may be a secret
+        return '', words.partition(', with args')[0] or 'an error without a word'
+    whole = line[:1] == mark and line[-2:] == b'\r\n'
+    if mark == b'$':
+        whole = whole and words.isdecimal() and len(words) < 3
+        entry = (yield Read(int(words) + 2, link)) if whole else b''
+        whole = entry[-2:] == b'\r\n'
+        words = entry[:-2].decode('utf-8', 'replace').replace('-', '', 1)
+    if not whole or not (words == 'OK' if mark == b'+' else words.isdecimal()):
+        raise OSError(errno.EPROTO, 'what came back is no answer of Redis: %s' % printable(
+            line[:20].decode('latin-1')))
+    return words, ''
+
+
+def redis_session(options, link):
+    """A connection that is logged in: the link, or a new one when that was closed meanwhile."""
+    if link is not None:
+        try:
+            if not (yield Available(link)):
+                return link
+        except OSError:
+            pass                                # it does not keep what is idle
+        yield Close(link)
+    link = yield Dial()
+    login = [word for word in (options.username, options.password) if word]
+    asked = [['AUTH'] + login] if login else []
+    if options.database:
+        asked.append(['SELECT', '%d' % options.database])
+    yield Send(b''.join([resp_command([utf8(word) for word in words]) for words in asked]), link)
+    for words in asked:
+        _, error = yield from redis_answer(link, b'+')
+        if error:
+            again = error.startswith(REDIS_AGAIN)
+            raise Later('%s: %s' % (words[0], error), 0 if again else CREDENTIALS_PAUSE)
+    return link
+
+
+def redis_command(options, key, frame, message):
+    """The command that stores a message."""
+    if options.mode == 'list':
+        return resp_command((b'RPUSH', key, message))
+    if options.mode == 'publish':
+        return resp_command((b'PUBLISH', key, message))
+    limit = (b'MAXLEN', b'~', b'%d' % options.maxlen) if options.maxlen else ()
+    return resp_command((b'XADD', key) + limit + (
+        b'*', b'host', utf8(frame.identity['hostname']), b'payload', message))
+
+
+def redis_store(options, link, messages, progress):
+    """Stores these messages, and cuts lists that are too long in the same go. All answers are read
+    before anything is decided."""
+    going, verdicts, broken = progress.doubted_last(messages), {}, None
+    mark = b'$' if options.mode == 'stream' else b':'
+    keys = [filled(options.key, frame.identity) for _, frame, _, _ in going]
+    commands = [redis_command(options, utf8(key), frame, message)
+                for key, (_, frame, _, message) in zip(keys, going)]
+    cuts = sorted(set(keys)) if options.mode == 'list' and options.maxlen else ()
+    commands += [resp_command((b'LTRIM', utf8(key), b'-%d' % options.maxlen, b'-1'))
+                 for key in cuts]
+    try:
+        yield Send(b''.join(commands), link)
+        for key, message in zip(keys, going):
+            answer, error = yield from redis_answer(link, mark)
+            verdicts[message[0]] = redis_failure(error, key) if error else None
+        for _ in cuts:
+            _, error = yield from redis_answer(link, b'+')
+            if error and not any(verdicts.values()):
+                yield Say('the list grows beyond "maxlen": LTRIM: ' + error)
+        if options.mode == 'publish' and answer == '0':
+            yield Say('nobody is subscribed to that channel')
+    except OSError as error:
+        broken = error
+    yield from progress.settle(messages, verdicts, options.format == 'flat', broken)
+
+
+def redis_link(options):
+    """Where it is: a host and a port, or a unix socket."""
+    if options.username and not options.password:
+        raise ValueError('found username without password, need both, or a password alone')
+    if not options.key:
+        raise ValueError('found "key": "", need a name')
+    if options.format == 'flat':
+        check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
+    tls = tls_files(options, options.tls)
+    if not options.socket:
+        return ('tcp', options.host, options.port or 6379, tls)
+    if tls:
+        raise ValueError('found "tls" with "socket", need one of them')
+    if not options.socket.startswith('/') or len(utf8(options.socket)) > UNIX_PATH:
+        raise ValueError('found "socket": %s, need a path from / on, %d bytes at most' % (
+            json_text(options.socket), UNIX_PATH))
+    return ('unix', options.socket)
+
+
+@emitter('redis', 'Redis: a list, a stream or a channel', STREAM_OPTIONS + [
+    Option('socket', text, '', 'Path of its unix socket, instead of host and port'),
+    Option('database', whole(0, 1 << 31), 0, 'Number of the database'),
+    Option('key', template, 'statbadger',
+           'Key of the list or stream, or the channel; may hold {hostname} and the like'),
+    Option('mode', choice('list', 'stream', 'publish'), 'list',
+           'RPUSH to a list; XADD to a stream, fields host and payload; or PUBLISH'),
+    Option('maxlen', whole(0, 10 ** 12), 86400,
+           'Most messages that the list or stream keeps, the oldest go first; 0 = all'),
+] + LOGIN_OPTIONS + SECURE_OPTIONS + MESSAGE_OPTIONS, 'acknowledged', redis_link)
+def redis(options, memory):
+    """A message per tick (or point), many on their way at a time. What was answered does not go
+    again; what was not goes again, and may be there twice."""
+    encode, progress, link = messages(options), memory.setdefault('progress', Progress()), None
+    while True:
+        frames = yield Next()
+        try:
+            link = yield from redis_session(options, link)
+            for some in progress.missing(frames, encode, REDIS_MOST, REDIS_SIZE):
+                yield Wait(0)                   # each exchange has its own time
+                yield from redis_store(options, link, some, progress)
+        except ConnectionResetError as error:
+            if not (options.tls or options.socket or 'heard' in memory):
+                raise OSError(error.errno, '%s (a port for TLS?)' % error.strerror)
+            raise
+        memory['heard'] = True
+
+
+# -- activemq: ActiveMQ, Artemis, and whoever else speaks STOMP (stomp.github.io) -----------------
+
+STOMP_MOST, STOMP_SIZE = 100, 1 << 20   # messages, and bytes, before receipts are waited for
+STOMP_MOMENT = 0.3              # seconds for what a server says behind an error
+STOMP_IDLE = 30                 # seconds after which a session is looked at without heart-beats
+DESTINATIONS = ('/queue/', '/topic/', '/exchange/', '/amq/queue/')     # the last two of RabbitMQ
+STOMP_NAME = 200                 # letters of a part of the identity in a destination
+
+# What an error means, by words in it, in small letters: there are no codes.
+STOMP_TOO_LARGE = (             # ActiveMQ, RabbitMQ
+    'maximum data length', 'maximum frame size', 'larger than configured max', 'too large')
+STOMP_FORBIDDEN = (             # ActiveMQ, Artemis, RabbitMQ (the last three)
+    'not authorized', 'not have permission', 'access_refused', 'not_allowed', 'invalid destination',
+    'unknown destination')
+STOMP_MISSING = ('not_found', 'does not exist')
+STOMP_AGAIN = (                 # ActiveMQ; Artemis, when an address is full, and behind an error
+    'limit reached', 'is full', 'amq339011', 'amq339010', 'connection_forced')
+
+
+def stomp_failure(words):
+    """What an error of the server means: Refused, a message is to blame; Later, the server is, or
+    what we may do there; suspect, when nobody knows."""
+    small = words.lower()
+    if any(what in small for what in STOMP_TOO_LARGE):
+        return Refused(words, split=True)
+    if any(what in small for what in STOMP_FORBIDDEN):
+        return Later(words, CREDENTIALS_PAUSE)
+    if any(what in small for what in STOMP_MISSING):
+        return Later(words, MISSING_PAUSE)
+    return Later(words, 0, not any(what in small for what in STOMP_AGAIN))
+
+
+def stomp_words(headers, body):
+    """What an ERROR frame says: its message, and the first line of its body when that says more."""
+    message = stomp_unescaped(headers.get('message', ''))
+    line = body.strip().partition('\n')[0].strip()
+    more = line and message not in line and line not in message
+    return ': '.join([part for part in (message, line * bool(more or not message)) if part]) or (
+        'an error without a word')
+
+
+def stomp_destination(template, identity):
+    """The destination. What comes from outside may neither make two of it (,) nor a pattern (>) nor
+    bring options (?): all but letters, digits, `.`, `-` and `_` becomes `_`."""
+    return filled(template, {key: ''.join([c if c in NODE or c == '.' else '_' for c in
+                                           text[:STOMP_NAME]]) or '_'
+                             for key, text in identity.items()})
+
+
+class Stomp:
+    """The sessions of one dialogue with a server, one after the other. Its methods are parts of
+    that dialogue: generators of steps.
+
+    link: of the session, None when there is none. every: seconds between our heart-beats, silence:
+    seconds of quiet after which the server is held to be dead; 0: none were agreed. sent, heard:
+    when anything last went out and came in. artemis: whether it is one.
+    """
+
+    def __init__(self, options):
+        self.options, self.link, self.buffer, self.version = options, None, b'', '1.0'
+        self.artemis, self.every, self.silence, self.sent, self.heard = False, 0, 0, 0, 0
+
+    def log_in(self):
+        """Begins a session: agrees on a version and on heart-beats."""
+        options, beat = self.options, '%d' % (self.options.heartbeat * 1000)
+        headers = [('accept-version', '1.0,1.1,1.2'), ('host', options.vhost or options.host),
+                   ('login', options.username), ('passcode', options.password),
+                   ('heart-beat', beat + ',' + beat)]
+        self.link, self.buffer = (yield Dial()), b''
+        try:
+            yield from self.say(stomp_frame('CONNECT', [h for h in headers if h[1]], '1.0'))
+            command, headers, body = (yield from self.hear())[0]
+        except ConnectionResetError as error:
+            raise OSError(error.errno, error.strerror + ' (a port for TLS?)' * (not options.tls))
+        if command == 'ERROR':
+            raise Later(stomp_words(headers, body), CREDENTIALS_PAUSE)
+        if command != 'CONNECTED':
+            raise OSError(errno.EPROTO, 'a %s before the login' % command)
+        self.version = headers.get('version', '1.0')
+        self.artemis = 'Artemis' in headers.get('server', '')
+        gives, _, wants = headers.get('heart-beat', '0,0').partition(',')
+        self.every, self.silence = self.agreed(wants) / 2.0, self.agreed(gives) * 2.5
+
+    def agreed(self, theirs):
+        """Seconds between the heart-beats of one side, the longer of what both say; 0: none."""
+        ms = int(theirs) if theirs.isdecimal() and len(theirs) < 8 else 0
+        return max(self.options.heartbeat, ms / 1000.0) if ms and self.options.heartbeat else 0
+
+    def idle(self):
+        """Seconds after which the session wants to be looked at."""
+        return min(self.every or STOMP_IDLE, self.silence or STOMP_IDLE, STOMP_IDLE) / 2.0
+
+    def say(self, data):
+        yield Send(data, self.link)
+        self.sent = yield Now()
+
+    def hear(self):
+        """The next frames, one at least."""
+        frames = []
+        while not frames:
+            self.buffer += yield Read(1, self.link)
+            try:
+                self.buffer += yield Available(self.link)
+            except ConnectionError:
+                pass                            # whoever reads next finds out
+            frames, self.buffer = stomp_frames(self.buffer)
+        self.heard = yield Now()
+        return frames
+
+    def attend(self):
+        """Heart-beats while there is nothing else to say. A session that ended is no failure: what
+        it means the next batch will tell."""
+        try:
+            said, now = (yield Available(self.link)), (yield Now())
+            self.heard = now if said else self.heard
+            frames, self.buffer = stomp_frames(self.buffer + said)
+            for command, headers, body in frames:
+                yield Say('it says %s: %s' % (command, stomp_words(headers, body)))
+            dead = frames or self.silence and not 0 <= now - self.heard < self.silence
+            if not dead and self.every and not 0 <= now - self.sent < self.every:
+                yield from self.say(b'\n')
+        except OSError:
+            dead = True
+        if dead:
+            yield from self.hang_up()
+
+    def hang_up(self):
+        link, self.link = self.link, None
+        yield Close(link)
+
+    def store(self, messages, progress):
+        """Sends these messages and waits for the receipt of each. Behind an error, a server may
+        answer to others, or say more of it, or nothing at all; then the session is over."""
+        going = progress.doubted_last(messages)
+        waiting = {'%s-%d-%d' % key: key for key, _, _, _ in going}
+        verdicts, errors, broken = {}, [], None
+        try:
+            yield from self.say(b''.join([self.message(*message) for message in going]))
+            while waiting and not errors:
+                errors += self.take((yield from self.hear()), waiting, verdicts)
+            if errors:
+                yield Wait(STOMP_MOMENT)
+                frames, _ = stomp_frames(self.buffer + (yield Available(self.link)))
+                errors += self.take(frames, waiting, verdicts)
+        except OSError as error:
+            broken = error
+        if errors:
+            yield from self.hang_up()
+            lost = [failure for key, failure in errors if not key]
+            broken = (lost or [Later('no word about what came behind an error')])[-1]
+        broken = broken if waiting else None
+        yield from progress.settle(messages, verdicts, self.options.format == 'flat', broken)
+
+    def take(self, frames, waiting, verdicts):
+        """Moves what these frames answer from waiting to verdicts. Gives [(key of the message that
+        it is about, or None, what it means)] of errors."""
+        errors = []
+        for command, headers, body in frames:
+            key = waiting.pop(headers.get('receipt-id'), None)
+            if command == 'ERROR':
+                errors.append((key, stomp_failure(stomp_words(headers, body))))
+                if key:
+                    verdicts[key] = errors[-1][1]
+            elif command != 'RECEIPT' or not key:
+                raise OSError(errno.EPROTO, 'a %s that was not asked for' % command)
+            else:
+                verdicts[key] = None
+        return errors
+
+    def message(self, key, frame, after, body):
+        """The bytes of a SEND. Without content-length it is a text for readers by JMS. Artemis does
+        not take a second one with the same _AMQ_DUPL_ID, and has to be told what a queue is: else
+        it throws away what nobody is subscribed to."""
+        options, number = self.options, '%s-%d-%d' % key
+        json = options.format in ('payload', 'flat')
+        headers = {'destination': stomp_destination(options.destination, frame.identity),
+                   'receipt': number, 'persistent': 'true' if options.persistent else 'false',
+                   'content-type': 'application/json' if json else 'text/plain'}
+        if self.artemis:
+            headers['_AMQ_DUPL_ID'] = number
+            for start, kind in (('/queue/', 'ANYCAST'), ('/topic/', 'MULTICAST')):
+                if headers['destination'].startswith(start):
+                    headers['destination-type'] = kind
+        headers.update(options.headers)
+        return stomp_frame('SEND', headers.items(), self.version, body)
+
+
+def activemq_link(options):
+    """Where it is."""
+    for name in ('username', 'password', 'vhost', 'destination'):
+        if not options[name].isprintable():
+            raise ValueError('found a control character in %s, need none' % name)
+    if options.password and not options.username:
+        raise ValueError('found password without username, need both')
+    starts = [start for start in DESTINATIONS if options.destination.startswith(start)]
+    name = options.destination[len((starts or [''])[0]):]
+    if not name.strip() or options.destination.startswith('/') and not starts:
+        raise ValueError('found "destination": %s, need one such as "/queue/stats" (%s)' % (
+            json_text(options.destination), ', '.join(DESTINATIONS)))
+    if options.format == 'flat':
+        check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
+    tls = tls_files(options, options.tls)
+    return ('tcp', options.host, options.port or (61614 if tls else 61613), tls)
+
+
+@emitter('activemq', 'ActiveMQ, Artemis, RabbitMQ and other brokers, over STOMP', STREAM_OPTIONS + [
+    Option('destination', template, '/queue/statbadger',
+           'Queue or topic; may hold {cluster} and the like'),
+    Option('persistent', boolean, True, 'Messages survive a restart of the broker'),
+    Option('vhost', text, '', 'Virtual host, "/" for RabbitMQ; "" = what `host` says'),
+    Option('headers', stomp_headers, {}, 'More headers of each message, such as {"priority": "9"}'),
+    Option('heartbeat', seconds(0.1, 3600, or_zero=True), 10,
+           'Seconds between heart-beats while nothing else is said; 0 = none'),
+] + LOGIN_OPTIONS + SECURE_OPTIONS + MESSAGE_OPTIONS, 'acknowledged', activemq_link)
+def activemq(options, memory):
+    """A message per tick (or point), many on their way at a time, each with a receipt. What has one
+    does not go again; what has none does, and may be there twice, but for Artemis."""
+    encode, progress = messages(options), memory.setdefault('progress', Progress())
+    session = Stomp(options)
+    while True:
+        frames = yield Next(session.idle() if session.link else None)
+        if session.link:
+            yield from session.attend()
+        for some in progress.missing(frames, encode, STOMP_MOST, STOMP_SIZE) if frames else ():
+            if not session.link:
+                yield from session.log_in()
+            yield Wait(0)                       # each exchange has its own time
+            yield from session.store(some, progress)
+
+
 # == 9 TRANSPORTS: sockets, pipes, files, the log; who performs the steps of a dialogue =========
 
 TIOCOUTQ = 0x5411  # bytes that the peer's kernel has not acknowledged; elsewhere an error
@@ -7493,8 +8045,14 @@ class StreamLink:
                 wait_for(self.fd, select.POLLIN, deadline)
 
     def gather(self):
-        while not self.buffer and self.receive():
-            pass                                # what TLS has received may be no text yet
+        """All that has arrived joins the buffer; that the peer has closed behind it comes out the
+        next time."""
+        try:
+            while len(self.buffer) <= MOST_LINE and self.receive():
+                pass
+        except ConnectionError:
+            if not self.buffer:
+                raise
 
     def available(self, wait, deadline):
         self.gather()

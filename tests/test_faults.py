@@ -25,6 +25,8 @@ from standins import ALWAYS, Bad, HttpStandin, InfluxStandin, KafkaStandin, List
 from standins_influxdb import InfluxdbStandin
 from standins_sqs import Key, SqsStandin
 from standins_zeromq import ZmqStandin
+from standins_redis import RedisStandin
+from standins_stomp import StompStandin
 from standins_rabbitmq import AmqpStandin
 from standins_tsdb import KairosStandin, KairosTelnet, OpenTsdbStandin, OpenTsdbTelnet
 from standins_druid import PARSE, DruidStandin, TranquilityStandin
@@ -257,6 +259,22 @@ class PickyKafka(KafkaStandin):
         if any(b't.marker' in record.value for record in batch.records):
             return Result(self.dislike, message='I do not like t.marker')
         return KafkaStandin.invalid(self, topic, batch)
+
+
+class PickyRedis(RedisStandin):
+    """Refuses every message that holds t.marker."""
+
+    def invalid(self, message):
+        if b't.marker' in message:
+            return 'ERR Element too large: I do not like t.marker'
+        return RedisStandin.invalid(self, message)
+
+
+class PickyStomp(StompStandin):
+    """Refuses every message that holds t.marker."""
+
+    def invalid(self, headers, body):
+        return 'The maximum data length was exceeded: I do not like t.marker' if b't.marker' in body else None
 
 
 class Variant:
@@ -540,6 +558,50 @@ class RabbitMQ(Variant):
         return [(a or c or e, int(b or d or f)) for a, b, c, d, e, f in found]
 
 
+class Redis(Variant):
+    kind, delivery, answers = 'redis', 'acknowledged', True
+
+    def __init__(self, name, every=False, login=False, **values):
+        Variant.__init__(self, name, every, key='stats', **values)
+        self.login, self.partial = login, values.get('format') == 'flat'
+        if login:
+            self.values.update(username='mia', password=PASSWORD)
+
+    def server(self, context):
+        return PickyRedis(context, {'mia': PASSWORD} if self.login else {})
+
+    def where(self, port):
+        return {'host': '127.0.0.1', 'port': port}
+
+    def stored(self, server):
+        found = [match.groups() for message in server.messages('stats', self.values.get('database', 0))
+                 for match in Kafka.PATTERN.finditer(message.decode())]
+        return [(a or c or e, int(b or d or f)) for a, b, c, d, e, f in found]
+
+
+class Stomp(Variant):
+    kind, delivery, answers = 'activemq', 'acknowledged', True
+
+    def __init__(self, name, every=False, login=False, broker='activemq', versions=('1.0', '1.1', '1.2'), **values):
+        Variant.__init__(self, name, every, destination='/queue/stats', **values)
+        self.login, self.broker, self.versions = login, broker, versions
+        self.exact, self.partial = broker == 'artemis', values.get('format') == 'flat'
+        if login:
+            self.values.update(username='mia', password=PASSWORD)
+
+    def server(self, context):
+        return PickyStomp(context, self.broker, {'mia': PASSWORD} if self.login else {}, self.versions, (10000, 10000))
+
+    def where(self, port):
+        return {'host': '127.0.0.1', 'port': port}
+
+    def stored(self, server):
+        with server.lock:
+            bodies = list(server.queues.get('/queue/stats', ()))
+        found = [match.groups() for body in bodies for match in Kafka.PATTERN.finditer(body.decode())]
+        return [(a or c or e, int(b or d or f)) for a, b, c, d, e, f in found]
+
+
 class Tsdb(Variant):
     """OpenTSDB or KairosDB, over HTTP or telnet."""
     delivery, exact, answers, partial = 'acknowledged', True, True, True
@@ -609,6 +671,13 @@ VARIANTS = {
               Kafka('kafka-plain', sasl='plain'), Kafka('kafka-scram-256', sasl='scram-sha-256'),
               Kafka('kafka-scram-512-tls', sasl='scram-sha-512', tls=True), Kafka('kafka-tls', tls=True),
               OldKafka('kafka-0.11'), OldKafka('kafka-0.11-plain', sasl='plain')],
+    'redis': [Redis('redis', True), Redis('redis-stream-login', True, True, mode='stream', database=3),
+              Redis('redis-publish', mode='publish'), Redis('redis-flat', format='flat', maxlen=0),
+              Redis('redis-graphite-login-tls', login=True, tls=True, format='graphite', prefix='x')],
+    'activemq': [Stomp('activemq', True), Stomp('activemq-artemis-login', True, True, 'artemis'),
+                 Stomp('activemq-rabbitmq-login', False, True, 'rabbitmq', vhost='/', heartbeat=0),
+                 Stomp('activemq-1.0', versions=('1.0',)), Stomp('activemq-flat', format='flat'),
+                 Stomp('activemq-graphite-login-tls', login=True, tls=True, format='graphite', prefix='x')],
     'sqs': [Sqs('sqs'), Sqs('sqs-fifo', True, queue='stats.fifo'),
             Sqs('sqs-fifo-flat', queue='stats.fifo', format='flat'), Sqs('sqs-graphite', format='graphite', prefix='x'),
             Sqs('sqs-https', https=True)],
