@@ -20,7 +20,7 @@ The map. A section uses only itself and the sections above it.
      6 ENCODING        byte-level primitives that know no point
      7 PAYLOADS        a frame to the bytes of each format
      8 EMITTERS        what is said to each kind of sink
-     9 TRANSPORTS      sockets, pipes, the log; who performs the steps of a dialogue
+     9 TRANSPORTS      sockets, pipes, files, the log; who performs the steps of a dialogue
     10 DELIVERY        the spool, a cursor and a thread per emitter, backoff, accounting
     11 SCHEDULER       ticks on a clock that is passed in
     12 AGENT           configuration to running parts; signals, reload, the end
@@ -61,7 +61,7 @@ import select
 import struct
 import time
 from array import array
-from fcntl import F_DUPFD, fcntl, ioctl
+from fcntl import F_DUPFD, LOCK_EX, LOCK_NB, fcntl, flock, ioctl
 from operator import itemgetter, mul, sub
 
 # The C halves of signal, socket and threading: their Python halves bring enum, selectors and
@@ -199,28 +199,30 @@ class Module:
 
 
 class Emitter:
-    """A kind of emitter: its options, its dialogue, and two functions of the options: what
-    `delivered` means, and where it talks to."""
-    __slots__ = ('name', 'help', 'options', 'delivery', 'link', 'dialogue')
+    """A kind of emitter: its options, its dialogue, two functions of the options: what `delivered`
+    means, and where it talks to, and the variables of the environment that it is handed."""
+    __slots__ = ('name', 'help', 'options', 'delivery', 'link', 'environ', 'dialogue')
 
-    def __init__(self, name, help, options, delivery, link, dialogue):
+    def __init__(self, name, help, options, delivery, link, environ, dialogue):
         self.name, self.help, self.options = name, help, options
         self.delivery, self.link, self.dialogue = delivery, link, dialogue
+        self.environ = environ
 
 
 # The steps of a dialogue. TRANSPORTS performs them; a broken connection is an OSError thrown into
 # the generator at its step, and that link is closed by then. Without a link the default one is
-# meant, which the first step that needs it opens. Accept (peers that dial us) and Size and Truncate
-# (files) join them with the first emitter that needs them.
+# meant, which the first step that needs it opens. An error at Next says in .link which one broke.
 
 class Next:
     """The next batch of frames; asking acknowledges the last one. With `idle`, [] after so many
     seconds, or when a link has input, which is left for the dialogue to read; without, what a peer
-    says meanwhile is thrown away. goodbye: a Send for when there is no next batch."""
-    __slots__ = ('idle', 'goodbye')
+    says meanwhile is thrown away. lack: what a dialogue has to wait for before it wants a batch,
+    and gets [] only: the ticks stay where the oldest can make room, and with a text it is said.
+    goodbye: a Send for when there is no next batch."""
+    __slots__ = ('idle', 'lack', 'goodbye')
 
-    def __init__(self, idle=None, goodbye=None):
-        self.idle, self.goodbye = idle, goodbye
+    def __init__(self, idle=None, lack=None, goodbye=None):
+        self.idle, self.lack, self.goodbye = idle, lack, goodbye
 
 
 class Done:
@@ -240,11 +242,12 @@ class Reject:
 
 
 class Send:
-    """These bytes go out; gives None once the kernel has taken all of them."""
-    __slots__ = ('data', 'link')
+    """These bytes go out; gives None once the kernel has taken all of them. aside: no tick is in
+    them, so nothing waits for the peer to have them."""
+    __slots__ = ('data', 'link', 'aside')
 
-    def __init__(self, data, link=None):
-        self.data, self.link = data, link
+    def __init__(self, data, link=None, aside=False):
+        self.data, self.link, self.aside = data, link, aside
 
 
 class Line:
@@ -264,11 +267,11 @@ class Read:
 
 
 class Available:
-    """Gives what has arrived, perhaps b'', without waiting."""
-    __slots__ = ('link',)
+    """Gives what has arrived, perhaps b'': without waiting, or after `wait` seconds for it."""
+    __slots__ = ('link', 'wait')
 
-    def __init__(self, link=None):
-        self.link = link
+    def __init__(self, link=None, wait=0):
+        self.link, self.wait = link, wait
 
 
 class Dial:
@@ -277,11 +280,20 @@ class Dial:
 
     A session (a login, a handshake) wants such a link: a default link that was closed is opened
     again by the next step, and knows of no session; one that was dialled is gone, and says so.
-    """
-    __slots__ = ('host', 'port')
 
-    def __init__(self, host=None, port=None):
-        self.host, self.port = host, port
+    url: a link for Request to another http or https server, without proxy and certificate of ours.
+    within: seconds, when the deadline of all that follows is to be shorter than usual.
+    """
+    __slots__ = ('host', 'port', 'url', 'within')
+
+    def __init__(self, host=None, port=None, url=None, within=None):
+        self.host, self.port, self.url, self.within = host, port, url, within
+
+
+class Accept:
+    """Gives a link to somebody who dials us, or None when nobody does. The first one opens the link
+    that listens; who dials counts as its input."""
+    __slots__ = ()
 
 
 class Close:
@@ -292,14 +304,92 @@ class Close:
         self.link = link
 
 
+class Open:
+    """Gives a link to a regular file, made when it is not there and locked against others. folder:
+    what of its path must be there; folders below that are made too.
+
+    What is sent is appended, and stands in the file from Sync on: a link that breaks or is closed
+    before that leaves it as it was. The kernel has no deadlines for files.
+    """
+    __slots__ = ('path', 'folder')
+
+    def __init__(self, path, folder):
+        self.path, self.folder = path, folder
+
+
+class Size:
+    """Gives the bytes of a file; ESTALE when its path does not lead to it any more."""
+    __slots__ = ('link',)
+
+    def __init__(self, link):
+        self.link = link
+
+
+class Part:
+    """Gives n bytes of a file from `at` on, fewer at its end."""
+    __slots__ = ('at', 'n', 'link')
+
+    def __init__(self, at, n, link):
+        self.at, self.n, self.link = at, n, link
+
+
+class Truncate:
+    """A file keeps its first n bytes only."""
+    __slots__ = ('n', 'link')
+
+    def __init__(self, n, link):
+        self.n, self.link = n, link
+
+
+class Sync:
+    """Gives None once the disk has all that was sent to a file; ESTALE when it was deleted."""
+    __slots__ = ('link',)
+
+    def __init__(self, link):
+        self.link = link
+
+
+class Rename:
+    """A file gets another path."""
+    __slots__ = ('path', 'link')
+
+    def __init__(self, path, link):
+        self.path, self.link = path, link
+
+
+class Files:
+    """Gives [(name, ns of the last change)] of the files in a folder whose names begin with
+    `start`; (name, None) of what is no file."""
+    __slots__ = ('folder', 'start')
+
+    def __init__(self, folder, start):
+        self.folder, self.start = folder, start
+
+
+class Remove:
+    """A file that nobody has a link to goes away."""
+    __slots__ = ('path',)
+
+    def __init__(self, path):
+        self.path = path
+
+
 class Request:
     """Gives (status, {header in lower case: value}, body up to 64 KiB) of an HTTP exchange. path:
     under the URL of the link, with its query. Whatever the status, it is no error here."""
     __slots__ = ('method', 'path', 'headers', 'body', 'link')
 
-    def __init__(self, method, path, headers, body=None):
+    def __init__(self, method, path, headers, body=None, link=None):
         self.method, self.path, self.headers, self.body = method, path, headers, body
-        self.link = None
+        self.link = link
+
+
+class File:
+    """Gives the bytes of a small file of this host, such as a token that others renew."""
+    __slots__ = ('path',)
+
+    def __init__(self, path):
+        self.path = path
 
 
 class Say:
@@ -396,17 +486,19 @@ def module(name, help, options, *tables, **more):
     return register
 
 
-def emitter(name, help, options, delivery, link):
+def emitter(name, help, options, delivery, link, environ=()):
     """Registers a dialogue(options, memory); memory is a dict that belongs to this emitter, empty
-    at first, and outlives its dialogues.
+    at first, and outlives its dialogues. memory['secrets']: texts that it came to know at work, and
+    that no line of the log may hold.
 
     delivery: what asking for the next batch means, 'acknowledged' or 'sent', or options -> one of
     them. link: options -> where it talks to, as Opener in section 9 takes it; ValueError says which
-    options do not go together.
+    options do not go together. environ: names of variables of the environment; both are handed
+    those that are set, as `options.environ`.
     """
     def register(dialogue):
         what = delivery if callable(delivery) else lambda options: delivery
-        EMITTERS[name] = Emitter(name, help, options, what, link, dialogue)
+        EMITTERS[name] = Emitter(name, help, options, what, link, environ, dialogue)
         return dialogue
     return register
 
@@ -613,6 +705,14 @@ class JsonReader:
         return float(word) if word.strip('-0123456789') else int(word)
 
 
+def json_reply(data):
+    """What the JSON of a server says; None when it is none, or was cut short."""
+    try:
+        return JsonReader(data.decode(), 'a reply').read()
+    except (ConfigError, UnicodeDecodeError):
+        return None
+
+
 def json_number(word):
     """Whether the word is a number of RFC 8259, section 6."""
     head, _, exponent = word.replace('E', 'e').partition('e')
@@ -626,6 +726,10 @@ def json_number(word):
 
 
 # -- kinds of options: what may be given, what the program sees; ValueError says what is needed -
+
+TIME_LETTERS = (('Y', '%04d'), ('y', '%02d'), ('m', '%02d'), ('d', '%02d'), ('j', '%03d'),
+                ('H', '%02d'), ('M', '%02d'), ('S', '%02d'))    # as strftime(3) has them
+
 
 class Loose(str):
     """A text from the command line or out of ${...}: it may stand for a number, a boolean or a
@@ -768,6 +872,24 @@ def file_path(value):
     return text(value)
 
 
+def file_template(value):
+    """A path, seen from the configuration's folder, of a file that need not be there, with the
+    identity as in a template, and the tick's time (UTC) as date(1) writes it."""
+    value = template(value)
+    rest = value.replace('%%', '')
+    for letter, form in TIME_LETTERS:
+        rest = rest.replace('%' + letter, '')
+    if '%' in rest or os.path.basename(value) in ('', '.', '..'):
+        raise ValueError('a file such as "/data/{hostname}/%%Y%%m%%d.avro", its time in %s and %%%%'
+                         % ' '.join('%' + letter for letter, form in TIME_LETTERS))
+    return value
+
+
+def file_template_in(folder, value):
+    """A file_template, seen from a folder that is none."""
+    return os.path.join(folder.replace('%', '%%'), value)
+
+
 def url_parts(url):
     """(scheme, name and password or '', host, port or 0, path) of an http or https URL (RFC 3986,
     section 3); ValueError when it is none."""
@@ -804,6 +926,20 @@ def url(value):
     return value
 
 
+def url_or_udp(value):
+    """The same, or a udp URL of host and port."""
+    value = text(value)
+    if not value.startswith('udp://'):
+        return url(value)
+    try:
+        path = url_parts(url('http' + value[3:]))[4]
+    except ValueError:
+        path = value
+    if path:
+        raise ValueError('a URL such as "udp://10.0.0.9:8089", or one of http')
+    return value
+
+
 def proxy_url(value):
     """Nothing, or the http URL of a proxy, perhaps with name and password."""
     value = text(value)
@@ -823,7 +959,7 @@ def without_login(value):
     return scheme + colon + '****@' + rest.rpartition('@')[2] if '@' in rest else value
 
 
-url.hides = proxy_url.hides = without_login
+url.hides = url_or_udp.hides = proxy_url.hides = without_login
 
 
 def addresses(usual):
@@ -842,6 +978,20 @@ def addresses(usual):
         return ','.join(place_text(host, number or usual) for host, number in pairs)
     check.hides = lambda value: '****' if '@' in str(value) else value
     return check
+
+
+def zmq_endpoint(value):
+    """`tcp://10.0.0.9:5556`, `tcp://[::1]:5556`, and `tcp://*:5556` to bind all addresses
+    (zmq_tcp(7))."""
+    value = text(value)
+    scheme, colon, place = value.partition('://')
+    try:
+        host, number = host_and_port(name_of_host(place))
+        if scheme != 'tcp' or not host or not number:
+            raise ValueError
+    except ValueError:
+        raise ValueError('an endpoint such as "tcp://10.0.0.9:5556"')
+    return value
 
 
 def place_text(host, number):
@@ -1100,6 +1250,8 @@ class Checker:
                         out[option.name] = self.existing(value)
                 except ValueError as error:
                     self.found(where, value, error)
+            if option.kind is file_template:
+                out[option.name] = file_template_in(self.place.folder, out[option.name])
         return Options(out)
 
     def hide(self, path, value, hides):
@@ -1164,6 +1316,9 @@ def choose(checker, what, name, options, registry, common, folder):
     if kind in registry and 'file' not in options:
         problems = len(checker.problems)
         checked = checker.options(common + registry[kind].options, options, path)
+        if registry is EMITTERS:
+            checked.environ = {word: place.environ[word] for word in registry[kind].environ
+                               if word in place.environ}
         if hasattr(registry[kind], 'link') and len(checker.problems) == problems:
             try:
                 registry[kind].link(checked)    # options that do not go together
@@ -1262,9 +1417,10 @@ def put_piece(piece, what, old, members, lines, registry, common, folder):
             key = head
         else:
             options[key] = value
-        files = ['file'] + [o.name for o in declared if o.kind is file_path]
-        if key in files and isinstance(value, Loose) and value:
-            options[key] = Loose(os.path.join(folder, value))
+        files = {o.name: file_template_in if o.kind is file_template else os.path.join
+                 for o in declared if o.kind in (file_path, file_template)}
+        if (key == 'file' or key in files) and isinstance(value, Loose) and value:
+            options[key] = Loose(files.get(key, os.path.join)(folder, value))
         lines[(what, name, key)] = None
     members[name] = options
 
@@ -2904,6 +3060,285 @@ def scram_fields(message):
     return {word[0]: word[2:] for word in words if word[1:2] == '='}
 
 
+def long_json_text(text):
+    """As json_text(), in UTF-8 and a hundred times faster; no other control characters are in the
+    text than tabs and line ends."""
+    for letter in '\\"\n\r\t':
+        text = text.replace(letter, LETTERS[letter])
+    return '"%s"' % text
+
+
+def md5_text(data):
+    """The MD5 in hexadecimal, '' where the law forbids it (FIPS 140)."""
+    import hashlib
+    try:
+        return hashlib.md5(data).hexdigest()
+    except ValueError:
+        return ''
+
+
+# -- Avro: object container files (avro.apache.org, specification 1.11) ---------------------------
+
+AVRO_MAGIC = b'Obj\1'
+AVRO_MARK = 16                                  # bytes of the marker behind header and each block
+MOST_INFLATED = 1 << 22                         # bytes that a block which is looked at may become
+
+
+def avro_bytes(data):
+    """Bytes, or a text's bytes, behind their length."""
+    return varint(len(data)) + data
+
+
+def avro_map(pairs):
+    """A map of (bytes, bytes): one block of them, and the end."""
+    pairs = list(pairs)
+    body = b''.join([avro_bytes(key) + avro_bytes(value) for key, value in pairs])
+    return (varint(len(pairs)) + body if pairs else b'') + b'\0'
+
+
+def avro_header(schema, codec):
+    """What a file begins with, but for the marker, which is 16 bytes that no other file has."""
+    return AVRO_MAGIC + avro_map([(b'avro.schema', schema.encode()),
+                                  (b'avro.codec', codec.encode())])
+
+
+def avro_block(count, data, codec, mark):
+    """So many values, compressed as the codec says, behind their number and size."""
+    if codec == 'deflate':
+        import zlib
+        press = zlib.compressobj(-1, zlib.DEFLATED, -15)        # neither header nor checksum
+        data = press.compress(data) + press.flush()
+    return varint(count) + avro_bytes(data) + mark
+
+
+class AvroFields:
+    """Reads values one after the other; ValueError when they end too early or make no sense."""
+
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def long(self):
+        """Up to 64 bits, zigzag, seven of them a byte, the low ones first."""
+        number = 0
+        for shift in range(0, 70, 7):
+            byte = self.take(1)[0]
+            number |= (byte & 127) << shift
+            if byte < 128:
+                return number >> 1 ^ -(number & 1)
+        raise ValueError('a number without an end')
+
+    def take(self, n):
+        if not 0 <= n <= len(self.data) - self.at:
+            raise ValueError('more than there is')
+        self.at += n
+        return self.data[self.at - n:self.at]
+
+    def bytes(self):
+        return self.take(self.long())
+
+    def pairs(self):
+        """[(bytes, bytes)] of a map."""
+        out = []
+        while True:
+            n = self.long()
+            if not n:
+                return out
+            if n < 0:                           # then it is followed by the block's size
+                self.long()
+            for _ in range(abs(n)):
+                out.append((self.bytes(), self.bytes()))
+
+
+def avro_header_parts(data):
+    """({name: bytes}, marker, length of the header); ValueError."""
+    fields = AvroFields(data)
+    if fields.take(len(AVRO_MAGIC)) != AVRO_MAGIC:
+        raise ValueError('no Avro file')
+    return dict(fields.pairs()), fields.take(AVRO_MARK), fields.at
+
+
+def inflated(data, most):
+    """The bytes that raw deflate made smaller, None when there are so many or more; ValueError.
+    What stands behind them does not matter: some writers leave part of a checksum there."""
+    import zlib
+    unpack = zlib.decompressobj(-15)
+    try:
+        out = unpack.decompress(data, most)
+    except zlib.error as error:
+        raise ValueError(str(error))
+    if len(out) == most:
+        return None
+    if not unpack.eof:
+        raise ValueError('it ends too early')
+    return out
+
+
+def avro_whole(block, codec, skip):
+    """Whether a block without its marker holds what it says; None when it is too large to tell.
+    skip(AvroFields) skips a value."""
+    fields = AvroFields(block)
+    try:
+        count, data = fields.long(), fields.bytes()
+        if count <= 0 or fields.at != len(block):
+            return False
+        if codec == 'deflate':
+            data = inflated(data, MOST_INFLATED)
+            if data is None:
+                return None
+        values = AvroFields(data)
+        for _ in range(count):
+            skip(values)
+        return values.at == len(data)
+    except ValueError:
+        return False
+
+
+def avro_torn(data):
+    """Whether these bytes may be the beginning of a block: what a write that broke off leaves, or
+    zeros, as they are found after a loss of power."""
+    fields = AvroFields(data)
+    try:
+        count, size = fields.long(), fields.long()
+    except ValueError:
+        return len(data) < 20
+    return (count > 0 and len(data) - fields.at <= size + AVRO_MARK) or not data.strip(b'\0')
+
+
+def avro_end(tail, mark, codec, skip):
+    """How many bytes of a file's tail are whole blocks. None: there is no telling, for it begins in
+    the last block, or ends in what is no part of one.
+
+    Each write is on the disk before the next one begins, so that only the last one is suspect.
+    """
+    last = tail.rfind(mark)
+    if last < 0:
+        return None
+    rest = tail[last + AVRO_MARK:]
+    if rest:
+        return last + AVRO_MARK if avro_torn(rest) else None
+    before = tail.rfind(mark, 0, last)
+    if before < 0:
+        return AVRO_MARK if last == 0 else None
+    before += AVRO_MARK
+    whole = avro_whole(tail[before:last], codec, skip)
+    return None if whole is None else len(tail) if whole else before
+
+
+# -- AWS Signature Version 4 (docs.aws.amazon.com, "Create a signed AWS API request") -----------
+
+def aws_stamp(now):
+    """`20231114T221320Z` for Unix seconds."""
+    from datetime import datetime, timezone     # http.client has brought it along
+    return datetime.fromtimestamp(int(now), timezone.utc).strftime('%Y%m%dT%H%M%SZ')
+
+
+def aws_time(text):
+    """Unix seconds of `2023-11-14T22:13:20Z`; 0 when it is none."""
+    from datetime import datetime, timezone
+    words = text[:10].split('-') + text[11:19].split(':')
+    if len(words) != 6 or not ''.join(words).isdecimal():
+        return 0
+    try:
+        return int(datetime(*map(int, words), tzinfo=timezone.utc).timestamp())
+    except (ValueError, OverflowError):
+        return 0
+
+
+def aws_canonical(headers, body):
+    """(the canonical request for a POST to `/` without a query, the names of its headers): all the
+    headers are signed."""
+    import hashlib
+    lines = sorted((name.lower(), ' '.join(value.split())) for name, value in headers.items())
+    names = ';'.join([name for name, value in lines])
+    return 'POST\n/\n\n%s\n%s\n%s' % (''.join(['%s:%s\n' % line for line in lines]), names,
+                                     hashlib.sha256(body).hexdigest()), names
+
+
+def aws_authorization(access_key, secret_key, region, service, stamp, headers, body):
+    """The Authorization header of such a request. headers: Host and X-Amz-Date, which is the stamp,
+    are among them."""
+    import hashlib
+    canonical, names = aws_canonical(headers, body)
+    scope = '%s/%s/%s/aws4_request' % (stamp[:8], region, service)
+    digest = hashlib.sha256(utf8(canonical)).hexdigest()
+    key = utf8('AWS4' + secret_key)
+    for word in scope.split('/') + ['\n'.join(('AWS4-HMAC-SHA256', stamp, scope, digest))]:
+        key = hmac('sha256', key, utf8(word))
+    return 'AWS4-HMAC-SHA256 Credential=%s/%s, SignedHeaders=%s, Signature=%s' % (
+        access_key, scope, names, key.hex())
+
+
+# -- ZMTP 3.0, what ZeroMQ speaks (rfc.zeromq.org/spec/23) ----------------------------------------
+
+ZMTP_MORE, ZMTP_LONG, ZMTP_COMMAND = 1, 2, 4    # flags of a frame
+ZMTP_GREETING = 64              # bytes
+
+
+def zmtp_greeting(mechanism, server):
+    """The bytes that open a connection. server: whether we are the server of the mechanism."""
+    return b''.join((
+        b'\xff' + bytes(8) + b'\x7f',           # signature
+        b'\x03\x00',                            # version 3.0
+        mechanism.ljust(20, b'\0'),
+        b'\x01' if server else b'\0',           # as-server
+        bytes(31)))                             # filler
+
+
+def zmtp_frame(data, flags=0):
+    """The data behind flags and size."""
+    if len(data) < 256:
+        return struct.pack('BB', flags, len(data)) + data
+    return struct.pack('>BQ', flags | ZMTP_LONG, len(data)) + data
+
+
+def zmtp_command(name, data=b''):
+    return zmtp_frame(zmtp_short(name) + data, ZMTP_COMMAND)
+
+
+def zmtp_short(data):
+    """Bytes behind their 8-bit length."""
+    return struct.pack('B', len(data)) + data
+
+
+def zmtp_frames(data, most):
+    """([(flags, body)] of the whole frames, the bytes behind them). OSError when it is none, or one
+    has a body of more than so many bytes."""
+    out, at = [], 0
+    while at < len(data):
+        flags = data[at]
+        start = at + (9 if flags & ZMTP_LONG else 2)
+        if flags > 7:
+            raise OSError(errno.EPROTO, 'no frame of ZMTP begins with %d' % flags)
+        if start > len(data):
+            break
+        size = struct.unpack('>Q', data[at + 1:start])[0] if flags & ZMTP_LONG else data[at + 1]
+        if size > most:
+            raise OSError(errno.EPROTO, 'a frame of %d bytes, need %d at most' % (size, most))
+        if start + size > len(data):
+            break
+        out.append((flags, data[start:start + size]))
+        at = start + size
+    return out, data[at:]
+
+
+def zmtp_named(body):
+    """(name, data) of a command's body. libzmq 4.3.5 writes ERROR as `^RROR`, without its
+    length."""
+    if body[1:5] == b'RROR':
+        return b'ERROR', body[5:]
+    fields = Fields(body)
+    return fields.take(fields.take(1)[0]), body[fields.at:]
+
+
+def zmtp_properties(data):
+    """{name in lower case: value} of what READY and INITIATE carry."""
+    fields, out = Fields(data), {}
+    while fields.at < len(data):
+        name = fields.take(fields.take(1)[0]).lower()
+        out[name] = fields.take(fields.int32())
+    return out
+
+
 # -- Graphite's pickle ----------------------------------------------------------------------------
 
 def pickle_list(items):
@@ -2951,13 +3386,7 @@ class Template:
 
     def text(self, frame):
         """The lines of a frame, with TIME still in them."""
-        key = id(frame.layout), id(frame.identity)
-        entry = self.known.get(key)
-        if entry is None or entry[0] is not frame.layout or entry[1] is not frame.identity:
-            if len(self.known) >= FORMATS_KEPT:
-                self.known.clear()
-            entry = self.known[key] = self.entry(frame.layout, frame.identity)
-        layout, identity, template, pick = entry
+        layout, identity, template, pick = self.entry_of(frame)
         values = frame_values(frame)
         if pick is not None:
             values = [values[i] for i in pick]
@@ -2971,6 +3400,15 @@ class Template:
             mark = self.mark
             text = '\n'.join([line for line in text.split('\n') if mark not in line])
         return text
+
+    def entry_of(self, frame):
+        key = id(frame.layout), id(frame.identity)
+        entry = self.known.get(key)
+        if entry is None or entry[0] is not frame.layout or entry[1] is not frame.identity:
+            if len(self.known) >= FORMATS_KEPT:
+                self.known.clear()
+            entry = self.known[key] = self.entry(frame.layout, frame.identity)
+        return entry
 
     def entry(self, layout, identity):
         pick = self.keep and [i for i, s in enumerate(layout.series) if self.keep(s.flat)]
@@ -3150,57 +3588,121 @@ def graphite_lines(options):
 # -- line protocol of InfluxDB (docs.influxdata.com, "Line protocol") ---------------------------
 
 VALUE, HEAD = '\1', '\2'        # before a number, and behind what lines share: no text holds them
+MOST_NAME = 1000  # letters of a name: a line with more than 65,535 bytes of them is refused
+INFLUX_RESERVED = ('time', '_field', '_measurement')    # points with such a key are thrown away
 
 
 def influx_text(text, special):
-    """The text with a backslash before the special characters; what would end the line, or escape
-    what follows, becomes _."""
-    text = ''.join([c if c >= ' ' and c != '\x7f' else '_' for c in text])
+    r"""The text with a backslash before the special characters, and _ for what would end the line.
+
+    A backslash stands for itself, but before a special character, another one and the end each
+    server (1.x, 3.x, VictoriaMetrics) makes something else of it: there it is _ too.
+    """
+    text = ''.join([c if c >= ' ' and c != '\x7f' else '_' for c in text[:MOST_NAME]])
     text = utf8(text).decode()
-    if text.endswith('\\'):
-        text = text[:-1] + '_'
-    return ''.join(['\\' + c if c in special else c for c in text])
+    return ''.join(['_' if c == '\\' and after in ', =\\' else '\\' + c if c in special else c
+                    for c, after in zip(text, text[1:] + ' ')])
 
 
-def influx_head(series, identity, tags):
+def influx_key(text):
+    """The key of a tag or a field."""
+    return influx_text(text + '_' if text in INFLUX_RESERVED else text, ', =')
+
+
+def influx_head(series, tags):
     """`disk,device=sda,host=n1`: a measurement is a family, its tags in order."""
-    pairs = sorted(('time_' if k == 'time' else k, v) for k, v in tag_pairs(series, identity, tags))
     name = influx_text(series.family or series.name or '_', ', ')
     return ('_' + name if name.startswith('#') else name) + ''.join(
-        ',%s=%s' % (influx_text(k, ', ='), influx_text(v, ', =')) for k, v in pairs)
+        [',%s=%s' % (key, tags[key]) for key in sorted(tags)])
 
 
 def influx_fields(tags):
-    """A Template's lines: a head for each family and instance, then its fields, one per line."""
+    """A Template's lines: a head for each family and instance, then its fields, one per line. No
+    name comes twice in a line, nor is it a tag's: 3.x would refuse it. No field has a quote in its
+    name: VictoriaMetrics would take what follows for text."""
     def lines(layout, identity, forms):
         last = None
         for series, form in zip(layout, forms):
             if (series.family, series.values) != last:
                 last = series.family, series.values
-                yield percents(influx_head(series, identity, tags)) + '\n'
-            name = (series.name if series.family else '') or 'value'
-            name = influx_text('time_' if name == 'time' else name, ', =')
+                pairs = {influx_key(k): influx_text(v, ', =')
+                         for k, v in tag_pairs(series, identity, tags)}
+                taken = set(pairs)
+                yield percents(influx_head(series, pairs)) + '\n'
+            name = influx_key((series.name if series.family else '') or 'value').replace('"', '_')
+            while name in taken:
+                name += '_'
+            taken.add(name)
             yield '%s%s%s\n' % (percents(name), VALUE, form)
     return lines
 
 
 def decimal(number):
-    """The number with a point, where its spelling tells the type: what is real once stays real."""
-    return number if number.strip('-0123456789') else number + '.0'
+    """The number with a point, where its spelling tells the type: what is real once stays real.
+    `3.0`, `1.0e+22`"""
+    if '.' in number:
+        return number
+    digits, mark, power = number.partition('e')
+    return digits + '.0' + mark + power
 
 
-def influx_lines(text, time_ms):
-    """`disk,device=sda,host=n1 reads=3.0,writes=1.5 1429628878000` of such heads and fields."""
-    out, fields, head = [], [], ''
+def influx_parts(text):
+    """(head, ['reads=3.0', 'writes=1.5']) of such heads and fields, a pair for each line."""
+    fields, head = [], ''
     for line in text.split('\n')[:-1] + ['']:
         name, mark, number = line.partition(VALUE)
         if mark:
             fields.append(name + '=' + decimal(number))
             continue
         if fields:
-            out.append('%s %s %d\n' % (head, ','.join(fields), time_ms))
+            yield head, fields
         head, fields = line, []
-    return ''.join(out)
+
+
+def influx_line(head, fields, stamp):
+    """`disk,device=sda,host=n1 reads=3.0,writes=1.5 1429628878000`"""
+    return '%s %s %d\n' % (head, ','.join(fields), stamp)
+
+
+def influx_lines(text, stamp):
+    """All lines of such heads and fields, at the same time."""
+    return ''.join([influx_line(head, fields, stamp) for head, fields in influx_parts(text)])
+
+
+def influx_bodies(template, frames, most=1 << 20):
+    """(from which frame, to which, lines) for as many frames as fit in so many characters. 1 MiB
+    is about the 5,000 lines that are advised, and less than what any server takes."""
+    start, texts, size = 0, [], 0
+    for i, frame in enumerate(frames):
+        text = influx_lines(template.text(frame), frame.time_ms)
+        if size and size + len(text) > most:
+            yield start, i, ''.join(texts)
+            start, texts, size = i, [], 0
+        texts.append(text)
+        size += len(text)
+    yield start, len(frames), ''.join(texts)
+
+
+def influx_datagrams(text, time_ms, most):
+    """([bytes of whole lines, at most so many], how many points fit in none). A line that is too
+    long goes as several with the same head and time: they are one point to the server. Nanoseconds,
+    which is what it takes a number for unless told."""
+    lines, long, stamp = [], 0, time_ms * 1000000
+    for head, fields in influx_parts(text):
+        room, taken, size = most - len(influx_line(head, [], stamp).encode()), [], 0
+        for field in fields:
+            wide = len(field.encode()) + 1      # with its comma
+            if wide - 1 > room:
+                long += 1
+                continue
+            if size + wide - 1 > room:
+                lines.append(influx_line(head, taken, stamp))
+                taken, size = [], 0
+            taken.append(field)
+            size += wide
+        if taken:
+            lines.append(influx_line(head, taken, stamp))
+    return datagrams(''.join(lines).encode(), most)[0], long
 
 
 # -- InfluxDB 0.8: JSON of series, columns and points ------------------------------------------
@@ -3259,6 +3761,70 @@ def influx08_body(entries):
     return '[%s]' % ', '.join([head + ', '.join(rows) + ']}' for head, rows in entries.items()])
 
 
+# -- OpenTSDB and KairosDB: a metric, its tags, a time and a number per point ---------------------
+# (opentsdb.net/docs, "Writing Data"; kairosdb.github.io/docs, "Add Data Points", "Telnet API")
+
+TSDB_LETTERS = frozenset('abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/-')
+TSDB_IDENTITY = ('datacenter', 'cluster', 'zone', 'region', 'ipv4', 'ipv6')  # the last goes first
+
+
+def tsdb_text(text):
+    """A metric, or the key or value of a tag: all but letters, digits, . _ / - becomes _. OpenTSDB
+    takes no other; KairosDB cuts a tag at =, and reads lines as Latin-1."""
+    return ''.join([c if c in TSDB_LETTERS else '_' for c in text]) or '_'
+
+
+def tsdb_tags(series, identity, tags, most=None):
+    """[(key, value)] of a series, at most so many: host and labels stay, then `tags`, then the
+    identity. One at least, for both servers want one."""
+    order = ('host',) + series.keys + tuple(sorted(tags)) + TSDB_IDENTITY
+    pairs = sorted(tag_pairs(series, identity, tags), key=lambda pair: order.index(pair[0]))
+    return [(tsdb_text(key), tsdb_text(value)) for key, value in pairs][:most] or [('host', '_')]
+
+
+def tsdb_template(form, tag, between, options, most=None):
+    """A Template of a form that has %s for the metric, the number and the tags."""
+    def lines(layout, identity, forms):
+        for series, number in zip(layout, forms):
+            tags = between.join([tag % pair for pair in tsdb_tags(
+                series, identity, options.tags, most)])
+            yield form % (tsdb_text(series.metric), VALUE + number + HEAD, tags)
+    return Template(lines, VALUE + 'nan', unwanted(options.blacklist))
+
+
+def tsdb_points(template, frame, stamp):
+    """Its lines, with the time as stamp, and a decimal point in each number: OpenTSDB answers no
+    query of a series that has both types at one time, and KairosDB shows both."""
+    pieces = template.text(frame).replace(TIME, stamp).split(VALUE)
+    for i, piece in enumerate(pieces[1:], 1):
+        number, _, rest = piece.partition(HEAD)
+        pieces[i] = decimal(number) + rest
+    return ''.join(pieces).split('\n')[:-1]
+
+
+def opentsdb_time(ms):
+    """Seconds when whole, else ms: the server tells them apart by their size."""
+    return '%d' % (ms if ms % 1000 else ms // 1000)
+
+
+def opentsdb_points(options):
+    """frame -> [`{"metric":"disk.reads","timestamp":1429628878,"value":3.0,"tags":{"host":"n1",
+    "device":"sda"}}`], or of telnet [`put disk.reads 1429628878 3.0 host=n1 device=sda`]."""
+    form = ('put %s \0 %s %s\n', '%s=%s', ' ') if options.protocol == 'telnet' else (
+        '{"metric":"%s","timestamp":\0,"value":%s,"tags":{%s}}\n', '"%s":"%s"', ',')
+    template = tsdb_template(*form + (options, options.max_tags))
+    return lambda frame: tsdb_points(template, frame, opentsdb_time(frame.time_ms))
+
+
+def kairosdb_points(options):
+    """frame -> [`{"name":"disk.reads","timestamp":1429628878000,"value":3.0,"tags":{"host":"n1",
+    "device":"sda"}}`], or of telnet [`putm disk.reads 1429628878000 3.0 host=n1 device=sda`]."""
+    form = ('putm %s \0 %s %s\n', '%s=%s', ' ') if options.protocol == 'telnet' else (
+        '{"name":"%s","timestamp":\0,"value":%s,"tags":{%s}}\n', '"%s":"%s"', ',')
+    template = tsdb_template(*form + (options,))
+    return lambda frame: tsdb_points(template, frame, '%d' % frame.time_ms)
+
+
 # -- messages: what goes through a broker --------------------------------------------------------
 
 def messages(options):
@@ -3290,6 +3856,130 @@ def filled(template, identity):
     return template
 
 
+# -- Avro: a record per point, and the files they go to --------------------------------------------
+
+AVRO_SCHEMA = (
+    '{"type":"record","name":"Point","namespace":"statbadger","fields":['
+    '{"name":"timestamp","type":{"type":"long","logicalType":"timestamp-millis"}},'
+    + ''.join('{"name":"%s","type":"string"},' % key for key in IDENTITY_KEYS)
+    + '{"name":"metric","type":"string"},'
+    '{"name":"labels","type":{"type":"map","values":"string"}},'
+    '{"name":"value","type":"double"},'
+    '{"name":"units","type":"string"}]}')
+
+
+class AvroPoints(Template):
+    """A frame to records of AVRO_SCHEMA; all but time and number is put together once per layout
+    and identity."""
+
+    def __init__(self, options):
+        Template.__init__(self, None, None, unwanted(options.blacklist))
+        self.tags = {utf8(k): utf8(v) for k, v in options.tags.items()}
+
+    def records(self, frame):
+        """[bytes] of its points, holes left out."""
+        layout, identity, who, pick, numbers, each, heads, tails = self.entry_of(frame)
+        values = frame.values if pick is None else [frame.values[i] for i in pick]
+        start = varint(frame.time_ms) + who
+        return [start + head + number + tail for head, number, tail, value in zip(
+            heads, each.unpack(numbers.pack(*values)), tails, values) if value == value]
+
+    def entry(self, layout, identity):
+        pick = self.keep and [i for i, s in enumerate(layout.series) if self.keep(s.flat)]
+        series = layout.series if pick is None else [layout.series[i] for i in pick]
+        once = memo()
+        who = b''.join([avro_bytes(utf8(identity[key])) for key in IDENTITY_KEYS])
+        return (layout, identity, who, pick, struct.Struct('<%dd' % len(series)),
+                struct.Struct('8s' * len(series)), [self.head(s, once) for s in series],
+                [once(avro_text, s.unit) for s in series])
+
+    def head(self, series, once):
+        """metric and labels: those of the series, and the tags, which give way to them."""
+        labels = dict(self.tags)
+        labels.update((utf8(k), utf8(v)) for k, v in zip(series.keys, series.values))
+        return once(avro_text, series.metric) + avro_map(labels.items())
+
+
+def avro_text(text):
+    return avro_bytes(utf8(text))
+
+
+def avro_skip_point(fields):
+    """Skips a record of AVRO_SCHEMA."""
+    fields.long()                               # timestamp
+    for _ in IDENTITY_KEYS:
+        fields.bytes()
+    fields.bytes()                              # metric
+    fields.pairs()                              # labels
+    fields.take(8)                              # value
+    fields.bytes()                              # units
+
+
+def utc(seconds):
+    """(year, month, day, day of the year, hour, minute, second) of a Unix time, from 1970 on.
+
+    Years begin in March here, so that the leap day is their last (Howard Hinnant,
+    "chrono-Compatible Low-Level Date Algorithms").
+    """
+    days, rest = divmod(seconds, 86400)
+    era, day = divmod(days + 719468, 146097)    # days since 0000-03-01, in 400 years
+    year = (day - day // 1460 + day // 36524 - day // 146096) // 365
+    day -= 365 * year + year // 4 - year // 100
+    month = (5 * day + 2) // 153
+    first, year = (153 * month + 2) // 5, year + 400 * era + (month > 9)
+    leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+    return (year, month + 3 - 12 * (month > 9), day - first + 1,
+            day - 305 if month > 9 else day + 60 + leap,
+            rest // 3600, rest // 60 % 60, rest % 60)
+
+
+def file_word(text):
+    """A text as part of a file's name: no slash, and no dot at its start."""
+    text = ''.join([c if c in NODE or c == '.' else '_' for c in text[:MOST_NODE]])
+    return '_' + text[1:] if text[:1] in ('', '.') else text
+
+
+def file_name(path, time_ms, identity):
+    """A file_template, filled in."""
+    year, month, day, of_year, hour, minute, second = utc(time_ms // 1000)
+    return file_words(path, dict(zip('YymdjHMS', (
+        year, year % 100, month, day, of_year, hour, minute, second))), identity)
+
+
+def file_words(path, numbers, identity, plain=str):
+    """A file_template with these numbers in the place of %Y and so on; a text instead of a number
+    stands as it is. plain: text -> how what was no pattern is written."""
+    parts = [plain(part) for part in path.split('%%')]
+    for letter, form in TIME_LETTERS:
+        value = numbers[letter]
+        value = value if isinstance(value, str) else form % value
+        parts = [part.replace('%' + letter, value) for part in parts]
+    path = '%'.join(parts)
+    for key in IDENTITY_KEYS:
+        if '{%s}' % key in path:
+            path = path.replace('{%s}' % key, file_word(identity[key]))
+    return path
+
+
+def file_globs(path, identity):
+    """(folder, [glob of each part of the path below it]): every file that a file_template makes on
+    this host, whatever the time."""
+    digits = {letter: '[0-9]' * len(form % 0) for letter, form in TIME_LETTERS}
+    folder = fixed_folder(path)
+    globs = file_words(path[len(folder):], digits, identity, glob_free).split('/')
+    return folder, [part for part in globs if part not in ('', '.')]
+
+
+def glob_free(text):
+    """The text as a shell pattern for nothing but itself."""
+    return ''.join(['[%s]' % c if c in '*?[' else c for c in text])
+
+
+def fixed_folder(path):
+    """The folder of a file_template, as far as no pattern is in it."""
+    return os.path.dirname(path.partition('%')[0].partition('{')[0])
+
+
 def memo():
     """(function, text) -> function(text), each asked once: thousands of paths share a few parts."""
     known = {}
@@ -3308,26 +3998,26 @@ def unwanted(blacklist):
     return lambda name: not any(glob(pattern, name) for pattern in blacklist)
 
 
-def datagrams(text, most):
-    """(list of texts of whole lines, each at most so many bytes; how many lines are longer than
-    that)"""
+def datagrams(data, most):
+    """([bytes of whole lines, at most so many], how many lines are longer than that)"""
     out, lines, size, long = [], [], 0, 0
-    for line in text.splitlines(True):
+    for line in data.splitlines(True):
         if len(line) > most:
             long += 1
             continue
         if size + len(line) > most:
-            out.append(''.join(lines))
+            out.append(b''.join(lines))
             lines, size = [], 0
         lines.append(line)
         size += len(line)
-    return out + [''.join(lines)] * bool(lines), long
+    return out + [b''.join(lines)] * bool(lines), long
 
 
 # == 8 EMITTERS: what is said to each kind of sink ==============================================
 
 CREDENTIALS_PAUSE = 300         # seconds before a password or certificate that failed goes again
 MISSING_PAUSE = 60              # and before what is not there is looked for again
+RESENT, MOST_RESENT = 10000, 100        # ms and number of ticks that go again after a break
 
 STREAM_OPTIONS = [
     Option('host', name_of_host, '127.0.0.1', 'Name or address of the sink'),
@@ -3345,11 +4035,13 @@ LOGIN_OPTIONS = [
     Option('username', text, '', 'Name to log in with'),
     Option('password', secret, '', 'Its password; "${file:/run/secrets/x}" keeps it out of here'),
 ]
+PROXY_OPTIONS = [
+    Option('proxy', proxy_url, '', 'URL of an HTTP proxy; those of the environment are not used'),
+] + TLS_OPTIONS
 HTTP_OPTIONS = LOGIN_OPTIONS + [
     Option('headers', http_headers, {}, 'More headers, such as {"X-Scope": "a"}'),
     Option('gzip', boolean, True, 'Compress what is sent'),
-    Option('proxy', proxy_url, '', 'URL of an HTTP proxy; those of the environment are not used'),
-] + TLS_OPTIONS
+] + PROXY_OPTIONS
 MESSAGE_OPTIONS = [
     Option('format', choice('payload', 'flat', 'graphite', 'influx'), 'payload',
            'One message per tick; or one per point, flat'),
@@ -3378,7 +4070,7 @@ def tls_files(options, on):
     if not on and (given or not options.tls_verify):
         raise ValueError('found %s without TLS, need %s' % (
             (given or ['tls_verify'])[0],
-            'https in the URL' if hasattr(options, 'url') else '"tls": true'))
+            '"tls": true' if hasattr(options, 'tls') else 'https in the URL'))
     if options.tls_key and not options.tls_cert:
         raise ValueError('found tls_key without tls_cert, need both')
     if not on:
@@ -3390,25 +4082,31 @@ def tls_files(options, on):
     return options.tls_ca, options.tls_cert, options.tls_key, options.tls_verify
 
 
-def http_link(options):
-    """Where an HTTP peer is."""
+def http_link(options, url=''):
+    """Where an HTTP peer is. url: when it is not the option of that name."""
     try:
         import http.client
         import urllib.request
     except ImportError as error:
         raise lacking(error)
-    tls = tls_files(options, options.url.startswith('https:'))
-    return ('http', options.url, tls, options.proxy)
+    url = url or options.url
+    return ('http', url, tls_files(options, url.startswith('https:')), options.proxy)
 
 
-def http_body(options, headers, text):
-    """(headers, bytes) of what is sent, compressed when the options say so."""
+def http_body(options, headers, text, told=('Content-Encoding', 'gzip')):
+    """(headers, bytes) of what is sent, compressed when the options say so. told: the header that
+    tells the peer of it."""
     data = text.encode()
     headers = dict({'User-Agent': 'statbadger/' + VERSION}, **headers)
     if options.gzip:
-        headers['Content-Encoding'] = 'gzip'
+        headers[told[0]] = told[1]
         data = gzipped(data)
     return dict(headers, **options.headers), data
+
+
+def words_of(data):
+    """What a peer says, on one line."""
+    return ' '.join(data.decode('utf-8', 'replace').split())
 
 
 def http_outcome(status, headers, body, now):
@@ -3417,7 +4115,7 @@ def http_outcome(status, headers, body, now):
     not for us, not here, or moved."""
     if 200 <= status < 300:
         return
-    words = ' '.join(body.decode('utf-8', 'replace').split())
+    words = words_of(body)
     reason = 'HTTP %d%s' % (status, ': ' + words if words else '')
     if status < 200 or status in (408, 425, 429) or status >= 500:
         raise Later(reason, retry_after(headers.get('retry-after', ''), now), status == 500)
@@ -3438,10 +4136,15 @@ def retry_after(value, now):
     is neither."""
     if value.strip().isdecimal():
         return int(value.strip()[:9])
+    return max(0, http_date(value) - now)
+
+
+def http_date(value):
+    """Unix seconds of an HTTP date (RFC 9110, section 5.6.7); 0 when it is none."""
     from email.utils import mktime_tz, parsedate_tz
     try:
         date = parsedate_tz(value)
-        return max(0, mktime_tz(date) - now) if date else 0
+        return mktime_tz(date) if date else 0
     except (ValueError, OverflowError, LookupError, TypeError):     # it trusts what it reads
         return 0
 
@@ -3526,8 +4229,7 @@ def graphite_plain(text, time_ms):
 def graphite_datagrams(text, time_ms):
     """([bytes of whole lines that fit a frame], how many lines fit none: refused here, for they
     would be lost on the way)"""
-    texts, long = datagrams(at_time(text, time_ms), DATAGRAM)
-    return [text.encode() for text in texts], long
+    return datagrams(at_time(text, time_ms).encode(), DATAGRAM)
 
 
 def graphite_pickles(text, time_ms):
@@ -3569,6 +4271,488 @@ def influxdb08(options, memory):
                 raise Later('there is no database %s' % json_text(options.database), MISSING_PAUSE)
             http_outcome(status, headers, body, (yield Now()))
             yield Done(done)
+
+
+# -- influxdb: InfluxDB 0.9 to 3.x, and what speaks like it (docs.influxdata.com, "Write API") ----
+
+INFLUX_DATABASE = 'statbadger'
+INFLUX_UDP_PORT = 8089
+# What answers say, since the status alone does not tell. Not there: a retention policy with 500
+# (1.x), a limit on databases with 422 (3.x). The data is wrong: a line, the type of a field, or a
+# series beyond a limit, of which 1.x says that it is a partial write, and stores nothing at all.
+INFLUX_MISSING = ('database not found', 'retention policy not found', 'Adding a new database')
+INFLUX_BEYOND = 'limit exceeded'
+INFLUX_WRONG = ('unable to parse', 'failed to parse', 'parsing', 'field type conflict',
+                INFLUX_BEYOND)
+INFLUX_QUEUED = 'hinted handoff queue not empty'        # a cluster of 1.x has it and passes it on
+
+
+def influxdb_link(options):
+    """Where it is; ValueError for what is not meant for the same version, or not for UDP."""
+    if options.url.startswith('udp://'):
+        return influx_udp_link(options)
+    if options.bucket and (options.retention_policy or options.database != INFLUX_DATABASE):
+        raise ValueError('found "%s" with "bucket", need one of them: a bucket is both, in 1.8 '
+                         '"DATABASE/POLICY"' % (
+                             'retention_policy' if options.retention_policy else 'database'))
+    if options.org and not options.bucket:
+        raise ValueError('found "org" without "bucket", need both (2.x), or only "database"')
+    if not options.bucket and not options.database:
+        raise ValueError('found no "database" and no "bucket", need one of them')
+    if options.token and (options.username or options.password):
+        raise ValueError('found "token" with "username" or "password", need one way to log in')
+    if not all('!' <= c <= '~' for c in options.token):
+        raise ValueError('found a "token" with blanks or letters beyond ASCII in it, need the bare '
+                         'token')
+    if ':' in options.username:
+        raise ValueError('found a "username" with ":", which HTTP has no room for (RFC 7617)')
+    return http_link(options)
+
+
+def influx_udp_link(options):
+    for name in ('org', 'bucket', 'token', 'retention_policy', 'username', 'password', 'headers',
+                 'proxy'):
+        if options[name]:
+            raise ValueError('found "%s" with a udp URL, need http or https for that' % name)
+    if options.database != INFLUX_DATABASE:
+        raise ValueError('found "database" with a udp URL, need none: over UDP the server\'s own '
+                         'configuration names it')
+    tls_files(options, False)
+    host, number = url_parts('http' + options.url[3:])[2:4]
+    return ('udp', host, number or INFLUX_UDP_PORT)
+
+
+@emitter('influxdb', 'InfluxDB 0.9 to 3.x, VictoriaMetrics: line protocol over HTTP or UDP', [
+    Option('url', url_or_udp, 'http://127.0.0.1:8086', 'Where it is (3.x: port 8181); or '
+           'udp://HOST:8089, which says nothing back'),
+    Option('database', text, INFLUX_DATABASE, '0.9 to 1.x, 3.x: database, which must be there'),
+    Option('retention_policy', text, '', '0.9 to 1.x: its retention policy; "" = the default one'),
+    Option('org', text, '', '2.x: name of the organization'),
+    Option('bucket', text, '', '2.x: bucket, instead of "database"; 1.8 too: "DATABASE/POLICY"'),
+    Option('token', secret, '', '2.x and 3.x: token, instead of "username" and "password"; 1.8 '
+           'too: "NAME:PASSWORD"'),
+] + HTTP_OPTIONS, lambda options: 'sent' if options.url.startswith('udp://') else 'acknowledged',
+         influxdb_link)
+def influxdb(options, memory):
+    """A measurement per family, a line per family and instance, a field per metric."""
+    template = Template(influx_fields(options.tags), VALUE + 'nan', unwanted(options.blacklist))
+    if options.url.startswith('udp://'):
+        return influx_sent(template)
+    return influx_posted(template, options)
+
+
+def influx_sent(template):
+    """Datagrams, tick by tick."""
+    while True:
+        frames = yield Next()
+        for i, frame in enumerate(frames):
+            messages, long = influx_datagrams(template.text(frame), frame.time_ms, DATAGRAM)
+            for data in messages:
+                yield Send(data)
+            if long:
+                yield Reject(frame, 'longer than %d bytes' % DATAGRAM, long)
+            yield Done(i + 1)
+
+
+def influx_posted(template, options):
+    """All ticks of a batch in one POST, or in few. What was refused of one is told and never sent
+    again: the rest of it is stored."""
+    path, ours = influx_path(options), influx_headers(options)
+    while True:
+        frames = yield Next()
+        for start, end, text in influx_bodies(template, frames):
+            if text:
+                yield Wait(0)                   # each exchange has its own time
+                headers, data = http_body(options, ours, text)
+                status, headers, body = yield Request('POST', path, headers, data)
+                said, numbers = influx_said(body)
+                if influx_stored(options, status, headers, body, said, (yield Now())):
+                    lines = [(frame, head, fields) for frame in frames[start:end]
+                             for head, fields in influx_parts(template.text(frame))]
+                    for frame, points in influx_refused(said, numbers, lines):
+                        yield Reject(frame, said, points)
+            yield Done(end)
+
+
+def influx_path(options):
+    """Path and query. Both ways to write are there from 1.8 on, and the first in 2.x and 3.x too:
+    what the user calls it decides."""
+    if options.bucket:
+        given = [('org', options.org), ('bucket', options.bucket)]
+    else:
+        given = [('db', options.database), ('rp', options.retention_policy)]
+    query = ['%s=%s' % (key, percent_encoded(value)) for key, value in given if value]
+    return ('/api/v2/write?' if options.bucket else '/write?') + '&'.join(query + ['precision=ms'])
+
+
+def influx_headers(options):
+    headers = {'Content-Type': 'text/plain; charset=utf-8'}
+    if options.token:
+        headers['Authorization'] = 'Token ' + options.token
+    elif options.username or options.password:
+        headers['Authorization'] = basic('%s:%s' % (options.username, options.password))
+    return headers
+
+
+def influx_said(body):
+    """(what an answer says is wrong, [the numbers of the lines it names]): `error` in 1.x and 3.x,
+    `message` in 2.x, and in 3.x `data`, a list of `line_number` and `error_message`."""
+    text = body.decode('utf-8', 'replace')
+    try:
+        reply = JsonReader(text, 'the answer').read()
+    except ConfigError:
+        reply = None                            # a page of something else, or cut at 64 KiB
+    if not isinstance(reply, dict):
+        return text, []
+    rows = reply.get('data')
+    rows = [row for row in (rows if isinstance(rows, list) else [rows]) if isinstance(row, dict)]
+    words = [reply.get('error'), reply.get('message')] + [r.get('error_message') for r in rows[:1]]
+    return (': '.join([word for word in words if isinstance(word, str)]) or text,
+            [row['line_number'] for row in rows if isinstance(row.get('line_number'), int)])
+
+
+def influx_stored(options, status, headers, body, said, now):
+    """False when everything is stored, True when only a part of it and the rest never will be.
+    Raises what http_outcome does; and Later when a 4xx does not blame the data, since many words
+    about a request are no reason to drop it: that there is TLS on that port, for one."""
+    if status == 404 or status >= 400 and any(words in said for words in INFLUX_MISSING):
+        raise Later('HTTP %d from %s: %s' % (status, influx_place(options), ' '.join(said.split())),
+                    MISSING_PAUSE)
+    if status < 500 and 'partial write' in said and INFLUX_BEYOND not in said:
+        return True
+    if INFLUX_QUEUED in said:
+        return False
+    try:
+        http_outcome(status, headers, body, now)
+    except Refused as error:
+        if not error.split and not any(words in said for words in INFLUX_WRONG):
+            raise Later(str(error), suspect=True)
+        raise
+    return False
+
+
+def influx_place(options):
+    """`/write, database "stats"`"""
+    names = ('bucket', 'org') if options.bucket else ('database', 'retention_policy')
+    return ', '.join([influx_path(options).partition('?')[0]] + [
+        '%s %s' % (name.replace('_', ' '), json_text(options[name]))
+        for name in names if options[name]])
+
+
+def influx_refused(said, numbers, lines):
+    """[(frame, how many of its points)] of what a partial write left out. lines: (frame, head,
+    fields) for each line of the request.
+
+    Servers count lines, we count fields. When the answer tells which lines they were, their fields
+    are counted. Else so many lines, a point each, are taken from the ticks of the request in turn,
+    the last one first: of a series that is refused every time, each tick has one.
+    """
+    digits = said.rpartition(' dropped=')[2].partition(' ')[0]
+    dropped = min(int(digits[:9]) if digits.isdecimal() else 0, len(lines))
+    named = lines if dropped == len(lines) else influx_named(said, numbers, lines, dropped)
+    found = {}
+    if named and dropped in (0, len(named)):
+        for frame, head, fields in named:
+            found[frame] = found.get(frame, 0) + len(fields)
+        return list(found.items())
+    frames = list({id(line[0]): line[0] for line in lines}.values())[::-1]
+    for i in range(dropped or 1):
+        frame = frames[i % len(frames)]
+        found[frame] = found.get(frame, 0) + 1
+    return list(found.items())
+
+
+def influx_named(said, numbers, lines, dropped):
+    """Those of the lines that the answer tells of: by number (3.x), as they are (1.x), too old for
+    the retention policy, or by a field and its measurement. [] when it is none of that."""
+    if numbers:
+        return [lines[n - 1] for n in sorted(set(numbers)) if 0 < n <= len(lines)]
+    if "unable to parse '" in said:
+        bad = set([piece.partition("': ")[0] for piece in said.split("unable to parse '")])
+        return [line for line in lines
+                if influx_line(line[1], line[2], line[0].time_ms).rstrip('\n') in bad]
+    if 'retention policy' in said:
+        return lines[:dropped]
+    field, _, rest = said.partition('input field "')[2].partition('" on measurement "')
+    measurement = influx_text(rest.partition('" is type ')[0], ', ')
+    start = influx_key(field) + '='
+    return [line for line in lines if any([f.startswith(start) for f in line[2]])
+            and line[1].replace('\\,', HEAD).partition(',')[0].replace(HEAD, '\\,') == measurement]
+
+
+# -- opentsdb, kairosdb: time-series databases with an HTTP and a telnet protocol -----------------
+
+TSDB_BODY = 5000                # points in one body at most, a megabyte before it is compressed
+TSDB_PART = 32768               # bytes of lines until we ask how far the server has got
+TSDB_LINE = 1023  # bytes of a line: a longer one is dropped (KairosDB) or ends it all (OpenTSDB)
+TSDB_IDLE = 3600                # seconds after which an idle connection is looked at
+TSDB_OPTIONS = [Option('tls', boolean, False, 'Speak TLS')] + HTTP_OPTIONS
+TELNET_TROUBLE = ('HBase error', 'Please throttle', 'Throttling', 'Request timed out', 'Unexpected')
+PUT_TROUBLE = ('Storage exception', 'Please throttle', 'Timeout exception', 'Write timedout',
+               'Unexpected exception')          # these in the answers of /api/put
+UNKNOWN_METRIC = ('%s; need tsd.core.auto_create_metrics = true on the server, or `tsdb mkmetric` '
+                  'for each, or a blacklist here')
+
+
+def tsdb_link(options, http_port):
+    """Where it is, for both; ValueError says what does not go together."""
+    names = {}
+    for tag in sorted(options.tags):
+        other = names.setdefault(tsdb_text(tag), tag)
+        if other != tag:
+            raise ValueError('found the tags %s and %s, need names that differ in letters, digits '
+                             'or one of . _ / -' % (json_text(other), json_text(tag)))
+    if options.protocol == 'telnet':
+        for name in ('username', 'password', 'headers', 'proxy'):
+            if options[name]:
+                raise ValueError('found %s with "protocol": "telnet", need http' % name)
+        return ('tcp', options.host, options.port or 4242, tls_files(options, options.tls))
+    where = 'http%s://%s' % ('s' * options.tls, place_text(options.host, options.port or http_port))
+    try:
+        return http_link(options, url(where))
+    except ValueError as error:
+        if str(error).startswith('a URL'):
+            raise ValueError('found host %s, need an ASCII name or address' % (
+                json_text(options.host)))
+        raise
+
+
+def opentsdb_link(options):
+    if len(options.tags) > options.max_tags - 3:
+        raise ValueError('found %d tags, need %d or fewer: max_tags less host and two labels' % (
+            len(options.tags), options.max_tags - 3))
+    return tsdb_link(options, 4242)
+
+
+@emitter('opentsdb', 'OpenTSDB 2, or anything that takes its points', STREAM_OPTIONS + [
+    Option('protocol', choice('http', 'telnet'), 'http',
+           'POST /api/put, which says what is stored; or lines of put, which are cheaper'),
+    Option('sync', boolean, True,
+           'With http: acknowledged when HBase has it; false = when the server has queued it'),
+    Option('max_bytes', whole(512, 1 << 24), 8192,
+           'With http: most bytes of a body; more wants tsd.http.request.enable_chunked there'),
+    Option('max_tags', whole(4, 64), 8,
+           'Most tags of a point, as tsd.storage.max_tags says; host and labels always stay'),
+] + TSDB_OPTIONS, 'acknowledged', opentsdb_link)
+def opentsdb(options, memory):
+    """Both protocols say which points are refused, and the others are stored."""
+    points = opentsdb_points(options)
+    if options.protocol == 'telnet':
+        return put_lines(points, memory)
+    path = '/api/put?details'
+    if options.sync:                            # the server gives up a little before we do
+        path += '&sync&sync_timeout=%d' % (options.timeout * 900)
+    return put_bodies(options, memory, points, (path, ('Content-Encoding', 'gzip'),
+                                                options.max_bytes, opentsdb_refusals))
+
+
+def opentsdb_refusals(body, texts):
+    """{index: why} of the texts that the JSON of an answer 400 names, each by its metric, time and
+    tags; {} when that is no list of points. None: there are some that it does not name. Raises
+    Later when a point failed by no fault of its own."""
+    if b'Chunked request not supported' in body:
+        return None                             # too large for this server
+    errors = put_errors(body)
+    if not errors:
+        return errors
+    places, found = {}, {}
+    for i, text in enumerate(texts):
+        places.setdefault(opentsdb_key(json_reply(text.encode())), []).append(i)
+    for error in errors:
+        error = error if isinstance(error, dict) else {}
+        why = ' '.join(str(error.get('error')).split())
+        if why.startswith(PUT_TROUBLE):
+            raise Later('OpenTSDB: ' + why, 0, True)
+        which = places.get(opentsdb_key(error.get('datapoint')))
+        if not which:
+            return None
+        found[which.pop()] = why
+    return found
+
+
+def opentsdb_key(point):
+    """(metric, time, tags) of a point of theirs or ours."""
+    tags = point.get('tags') if isinstance(point, dict) else None
+    if not isinstance(tags, dict):
+        return None
+    return str(point.get('metric')), str(point.get('timestamp')), str(sorted(tags.items()))
+
+
+@emitter('kairosdb', 'KairosDB 1', STREAM_OPTIONS + [
+    Option('protocol', choice('http', 'telnet'), 'http',
+           'POST /api/v1/datapoints (port 8080), or lines of putm (port 4242)'),
+] + TSDB_OPTIONS, 'acknowledged', lambda options: tsdb_link(options, 8080))
+def kairosdb(options, memory):
+    """Over HTTP it says which points are refused, and the others are stored. Over telnet it says
+    nothing of them."""
+    points = kairosdb_points(options)
+    if options.protocol == 'telnet':
+        return put_lines(points, memory)
+    return put_bodies(options, memory, points, (
+        '/api/v1/datapoints', ('Content-Type', 'application/gzip'), 1 << 24, kairosdb_refusals))
+
+
+def kairosdb_refusals(body, texts):
+    """As of OpenTSDB: `{"errors":["metric[1](name=cpu.user).tag[host].value may not be empty."]}`
+    """
+    found, errors = {}, put_errors(body)
+    if not errors:
+        return errors
+    for why in errors:
+        head, _, rest = str(why).partition('[')
+        number = rest.partition(']')[0]
+        if head == 'metric' and number.isdecimal() and len(number) < 9 and int(number) < len(texts):
+            found.setdefault(int(number), ' '.join(str(why).split()))
+    return found
+
+
+def put_errors(body):
+    """The list `errors` of an answer in JSON; {} when there is none, None when it is cut short."""
+    reply = json_reply(body)
+    if isinstance(reply, dict) and isinstance(reply.get('errors'), list):
+        return reply['errors'] or {}
+    return None if reply is None and body.startswith(b'{') else {}
+
+
+class Tally:
+    """What becomes of the points of a batch, frame by frame. sizes: how many points each has.
+    memory: of the emitter; it holds `known` once a point was stored."""
+
+    def __init__(self, frames, memory):
+        self.frames, self.memory, self.sizes, self.refused, self.done = frames, memory, [], {}, 0
+
+    def refuse(self, i, why):
+        """A point of frame i is refused."""
+        self.refused.setdefault(i, []).append(why)
+
+    def settle(self, n):
+        """All points of the first n frames are stored or refused. What is refused is said only now:
+        a frame that breaks off goes again, and is refused again. Raises Later when the server knows
+        no metric of a frame, and never knew one: its administrator has something to do first."""
+        for i in range(self.done, n):
+            whys = self.refused.pop(i, [])
+            unknown = [why for why in whys if why.lower().startswith('unknown metric')]
+            if len(whys) < self.sizes[i]:
+                self.memory['known'] = True
+            elif unknown and not self.memory.get('known'):
+                raise Later(UNKNOWN_METRIC % unknown[0], MISSING_PAUSE)
+            if whys:
+                yield Reject(self.frames[i], UNKNOWN_METRIC % unknown[0] if unknown else whys[0],
+                             len(whys))
+            yield Done(i + 1)
+        self.done = n
+
+
+def put_bodies(options, memory, points, exchange):
+    """The dialogue of both over HTTP: arrays of points. points: frame -> texts."""
+    many = 1000                                 # points in a body, as far as is known
+    while True:
+        frames = yield Next()
+        waiting, tally = [], Tally(frames, memory)
+        for i, frame in enumerate(frames):
+            texts = points(frame)
+            tally.sizes.append(len(texts))
+            waiting += [(i, text) for text in texts]
+            while waiting and (len(waiting) >= many or i + 1 == len(frames)):
+                body = [text for _, text in waiting[:many]]
+                n, many, refused = yield from put_body(options, body, many, *exchange)
+                for which in sorted(refused):
+                    tally.refuse(waiting[which][0], refused[which])
+                del waiting[:n]
+                yield from tally.settle(waiting[0][0] if waiting else i + 1)
+
+
+def put_body(options, texts, many, path, told, most, refusals):
+    """Posts as many of the texts, from the first on, as go into a body, and fewer when the server
+    does not say which are to blame: what it had stored it stores again. Gives (how many went, how
+    many to try next, {index: why it is refused})."""
+    login = {}
+    if options.username or options.password:
+        login['Authorization'] = basic('%s:%s' % (options.username, options.password))
+    while True:
+        headers, body = http_body(options, dict(login, **{'Content-Type': 'application/json'}),
+                                  '[%s]' % ','.join(texts), told)
+        size, room = len(texts), len(texts) * most * 9 // (len(body) * 10)
+        refused, why = None, 'longer than %d bytes' % most
+        if len(body) <= most:
+            yield Wait(0)                       # each exchange has its own time
+            status, headers, answer = yield Request('POST', path, headers, body)
+            refused = put_outcome(status, headers, answer, (yield Now()), refusals, texts)
+            why, room = 'HTTP %d: %s' % (status, words_of(answer)), max(room, 1)
+        if refused is not None:
+            grown = min(TSDB_BODY, room, many + many // 2 + 1)
+            return size, grown if size == many else many, refused
+        if size == 1:
+            return 1, 1, {0: why}
+        many = max(1, min(size // 2, room))
+        texts = texts[:many]
+
+
+def put_outcome(status, headers, body, now, refusals, texts):
+    """{index: why} of the texts that are refused, all others are stored; None when the server does
+    not say which. Raises as http_outcome() does."""
+    if status == 413:
+        return None
+    refused = refusals(body, texts) if status == 400 else {}
+    if refused == {}:
+        http_outcome(status, headers, body, now)
+    return refused
+
+
+def put_lines(points, memory):
+    """The dialogue of both over telnet: lines, and `version`, whose answer says that all lines
+    before it were read. points: frame -> lines."""
+    link = None
+    while True:
+        frames = yield Next(None if link is None else TSDB_IDLE)
+        if link is None:
+            link = yield Dial()
+        if not frames:
+            late = yield Available(link)
+            if late:                            # of points that it had taken before
+                raise Later('it says later: ' + words_of(late))
+        tally = Tally(frames, memory)
+        for i, frame in enumerate(frames):
+            lines = points(frame)
+            tally.sizes.append(len(lines))
+            for line in lines:
+                if len(line) > TSDB_LINE:
+                    tally.refuse(i, 'a line of more than %d bytes' % TSDB_LINE)
+            short = ''.join([line + '\n' for line in lines if len(line) <= TSDB_LINE])
+            for part in datagrams(short.encode(), TSDB_PART)[0]:
+                yield Wait(0)
+                yield Send(part + b'version\n', link)
+                for why in (yield from put_answers(link, part.count(b'\n'))):
+                    tally.refuse(i, why)
+            yield from tally.settle(i + 1)
+
+
+def put_answers(link, most):
+    """What the server says of so many lines, until it answers to `version`:
+
+        put: illegal argument: not enough arguments (need least 4, got 3)
+        net.opentsdb.tools 2.4.1 built at revision eb125a3 (MINT)
+        Built on 2021/09/08 18:43:17 +0000 by ...
+
+    or `KairosDB 1.3.0-1.20210808220820`. Gives why points are refused; success is silent."""
+    whys = []
+    while True:
+        line = ' '.join((yield Line(link)).decode('utf-8', 'replace').split())
+        verb, colon, why = line.partition(': ')
+        if verb == 'put' and colon and len(whys) < most:
+            if 'Unauth' in why:
+                raise Later(why, CREDENTIALS_PAUSE)
+            if why.startswith(TELNET_TROUBLE):
+                raise Later(why, 0, True)
+            whys.append(why)
+        elif line.startswith('net.opentsdb'):
+            yield Line(link)
+            return whys
+        elif line.startswith('KairosDB'):
+            return whys
+        else:
+            raise OSError(errno.EPROTO, 'found %s, need the answer of OpenTSDB or KairosDB to '
+                                        '"version"' % json_text(line[:100]))
 
 
 # -- kafka: a producer for every broker from 0.11 on (kafka.apache.org/protocol) -----------------
@@ -4248,6 +5432,1162 @@ def kafka(options, memory):
         yield from dialogue.deliver(frames, encode)
 
 
+# -- avro: files (avro.apache.org, specification 1.11, "Object Container Files") ------------------
+
+MOST_BLOCK = 1 << 18                            # bytes of points in a block, before compression
+MOST_HEADER = 1 << 16
+TAILS = 1 << 16, 1 << 19, 1 << 22               # bytes that are looked at to find the last block
+
+
+class AvroFile:
+    """The file that points go to. It holds whole blocks only: see Open in section 1 for what breaks
+    off here, and mend() for what a program that was killed left behind.
+
+    memory['unsure']: a write has failed and may have been done all the same.
+    """
+
+    def __init__(self, options, memory):
+        self.options, self.memory, self.points = options, memory, AvroPoints(options)
+        self.begin = avro_header(AVRO_SCHEMA, options.codec)
+        room = options.max_bytes - len(self.begin) - 3 * AVRO_MARK  # numbers and marks included
+        self.most = min(MOST_BLOCK, max(1, room)) if options.max_bytes else MOST_BLOCK
+        self.folder = fixed_folder(options.path)
+        self.link = self.path = self.identity = None
+        self.mark, self.size, self.start = b'', 0, 0
+
+    def deliver(self, frames):
+        """As many ticks as fit in a block go together, and are on the disk before the next ones."""
+        done = 0
+        for n, path, records in self.units(frames):
+            if records:
+                yield from self.store(path, records)
+            done += n
+            yield Done(done)
+
+    def units(self, frames):
+        """(number of ticks, path, their records) of what is written at once."""
+        n, size, last, records = 0, 0, None, []
+        for frame in frames:
+            path = file_name(self.options.path, frame.time_ms, frame.identity)
+            more = self.points.records(frame)
+            length = sum(map(len, more))
+            if n and (path != last or size + length > self.most):
+                yield n, last, records
+                n, size, records = 0, 0, []
+            self.identity = frame.identity
+            n, size, last = n + 1, size + length, path
+            records += more
+        yield n, last, records
+
+    def store(self, path, records):
+        yield from self.leave_unless_ours(path)
+        if self.link is None:
+            yield from self.take(path)
+        data = self.blocks(records)
+        if not (yield from self.has(data)):
+            if self.is_full(len(data)):
+                yield from self.put_aside()
+                yield from self.take(path)
+                data = self.blocks(records)
+            self.memory['unsure'] = True
+            yield Send(data, self.link)
+            self.size += len(data)
+        yield Sync(self.link)
+        self.memory['unsure'] = False
+
+    def is_full(self, more):
+        """Whether so many bytes more would be too many; an empty file takes a tick of any size."""
+        most = self.options.max_bytes
+        return most and self.size > self.start and self.size + more > most
+
+    def blocks(self, records):
+        """The bytes of the records: one block, or more when a single tick is large."""
+        n = max(1, -(-sum(map(len, records)) // self.most))
+        each = -(-len(records) // n)
+        pieces = [records[i:i + each] for i in range(0, len(records), each)]
+        return b''.join([avro_block(len(piece), b''.join(piece), self.options.codec, self.mark)
+                         for piece in pieces])
+
+    def has(self, data):
+        """Whether a write that failed was done all the same: the file ends in its bytes."""
+        if not self.memory.get('unsure') or self.size < len(data):
+            return False
+        return (yield Part(self.size - len(data), len(data), self.link)) == data
+
+    def leave_unless_ours(self, path):
+        """Closes a file that is another one's now: its time is over, it was moved away, deleted, or
+        changed by somebody."""
+        if self.link is None:
+            return
+        try:
+            if path == self.path and (yield Size(self.link)) == self.size:
+                return
+            yield Close(self.link)
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+        self.link = None
+
+    def take(self, path):
+        """Opens the file, whatever is there; what cannot be continued is put aside."""
+        self.path = path
+        for _ in range(3):
+            self.link = yield Open(path, self.folder)
+            self.size = yield Size(self.link)
+            why = yield from self.examine()
+            if not why:
+                return (yield from self.thin_out())
+            yield from self.put_aside(why)
+        raise Later('%s: somebody else puts files there' % path, MISSING_PAUSE)
+
+    def examine(self):
+        """Prepares the file for more blocks. Gives why it cannot be continued, or ''. Later: it is
+        none of ours, and stays where it is."""
+        head = yield Part(0, MOST_HEADER, self.link)
+        if self.is_empty(head):
+            return (yield from self.begin_anew())
+        try:
+            found, self.mark, self.start = avro_header_parts(head)
+        except ValueError:
+            if not head.startswith(AVRO_MAGIC):
+                raise Later('%s: is no Avro file and left alone, need another path' % self.path,
+                            MISSING_PAUSE)
+            return 'its header is damaged'
+        if found.get(b'avro.schema') != AVRO_SCHEMA.encode():
+            return 'its schema is another one'
+        if found.get(b'avro.codec', b'null') != self.options.codec.encode():
+            return 'its codec is another one'
+        return (yield from self.mend())
+
+    def is_empty(self, head):
+        """Whether there is nothing in it, or what a loss of power left of a header."""
+        return len(head) == self.size < len(self.begin) + AVRO_MARK and (
+            not head.strip(b'\0') or head[:len(self.begin)] == self.begin[:len(head)])
+
+    def begin_anew(self):
+        if self.size:
+            yield Truncate(0, self.link)
+        self.mark = yield Random(AVRO_MARK)
+        header = self.begin + self.mark
+        yield Send(header, self.link)
+        self.size = self.start = len(header)
+        return ''
+
+    def mend(self):
+        """Cuts off a block that was not written to its end. Gives why that cannot be done, or ''.
+        Only the file's end is looked at, for a file may be very large."""
+        for most in TAILS:
+            at = max(self.size - most, self.start - AVRO_MARK)
+            tail = yield Part(at, self.size - at, self.link)
+            end = avro_end(tail, self.mark, self.options.codec, avro_skip_point)
+            if end is not None:
+                break
+        else:
+            return 'its end is damaged'
+        if at + end < self.size:
+            yield Say('%s: cut off %d bytes of a block that was not written to its end' % (
+                self.path, self.size - at - end))
+            self.size = at + end
+            yield Truncate(self.size, self.link)
+        return ''
+
+    def put_aside(self, why=''):
+        """The file becomes PATH.N, N one more than the largest there is."""
+        folder, name = os.path.split(self.path)
+        found = yield Files(folder, name + '.')
+        numbers = [file_number(other) for other, when in found]
+        path = '%s.%d' % (self.path, max(numbers + [0]) + 1)
+        yield Rename(path, self.link)
+        yield Close(self.link)
+        self.link = None
+        if why:
+            yield Say('%s: %s, so it is %s now' % (self.path, why, path))
+
+    def thin_out(self):
+        """Removes the oldest closed files, all but those that are to be kept."""
+        if not self.options.keep:
+            return
+        try:
+            found = yield from self.closed(*file_globs(self.options.path, self.identity))
+            for when, number, path in sorted(found)[:-self.options.keep]:
+                yield Remove(path)
+        except OSError as error:                # no reason to stop: the points have their place
+            yield Say('cannot remove closed files: %s' % (error.strerror or error))
+
+    def closed(self, folder, globs):
+        """[(ns of the last change, N, path)] of files other than the one that is written; of two of
+        one moment the one without a number is the newer one."""
+        out = []
+        for name, when in (yield Files(folder, globs[0].partition('[')[0])):
+            path, number = os.path.join(folder, name), file_number(name)
+            if len(globs) > 1:
+                if when is None and glob(globs[0], name):
+                    out += yield from self.closed(path, globs[1:])
+            elif when is not None and path != self.path:
+                if number and glob(globs[0], name.rpartition('.')[0]):
+                    out.append((when, number, path))
+                elif glob(globs[0], name):
+                    out.append((when, 1 << 64, path))
+        return out
+
+
+def file_number(name):
+    """N of `NAME.N`, or 0."""
+    digits = name.rpartition('.')[2]
+    return int(digits) if digits.isdecimal() and len(digits) < 19 else 0
+
+
+def avro_link(options):
+    if options.codec == 'deflate':
+        try:
+            import zlib
+        except ImportError as error:
+            raise lacking(error)
+    return ('file', options.path)
+
+
+@emitter('avro', 'Avro object container files, a record per point', [
+    Option('path', file_template, 'statbadger-%Y%m%d.avro',
+           'File, its time in UTC; may hold {hostname} and the like'),
+    Option('codec', choice('null', 'deflate'), 'null', 'Compression'),
+    Option('max_bytes', whole(0, 1 << 62), 0,
+           'A file that would grow larger is closed and becomes PATH.1, PATH.2 ...; 0 = no limit'),
+    Option('keep', whole(0, 1000000), 0, 'Most closed files, the oldest are removed; 0 = all stay'),
+], 'acknowledged', avro_link)
+def avro(options, memory):
+    """A tick is acknowledged once it is on the disk."""
+    file = AvroFile(options, memory)
+    while True:
+        frames = yield Next()
+        yield from file.deliver(frames)
+
+
+# -- sqs: Amazon SQS, JSON 1.0 (docs.aws.amazon.com, "Amazon SQS API Reference") -----------------
+
+SQS_EXAMPLE = 'https://sqs.eu-west-1.amazonaws.com/123456789012/stats'
+SQS_ENTRIES = 10                # messages in one request
+SQS_BYTES = 262144  # in all of them: the limit before 2025, which old queues still have
+SQS_CLOCK = 240  # seconds that our clock may be wrong: from 300 on SQS refuses what is signed by it
+SQS_NAME = 128                  # characters of a group, and of what tells messages apart
+SQS_UNFIT = str.maketrans(dict.fromkeys(
+    [code for code in range(32) if chr(code) not in '\t\n\r'] + [0xfffe, 0xffff], '_'))
+
+AWS_BEGINS = 1152576000         # there was no AWS before 2006-07-11; at twice as much this is old
+AWS_EARLY = 600                 # seconds before their end that credentials are asked for anew
+AWS_PATIENCE = 2                # seconds for one answer of a service that hands them out
+AWS_CONTAINER = 'http://169.254.170.2'
+AWS_INSTANCE, AWS_INSTANCE_IPV6 = 'http://169.254.169.254', 'http://[fd00:ec2::254]'
+AWS_ENVIRON = (
+    'AWS_REGION', 'AWS_DEFAULT_REGION', 'AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY',
+    'AWS_SESSION_TOKEN', 'AWS_SHARED_CREDENTIALS_FILE', 'AWS_PROFILE', 'HOME',
+    'AWS_CONTAINER_CREDENTIALS_RELATIVE_URI', 'AWS_CONTAINER_CREDENTIALS_FULL_URI',
+    'AWS_CONTAINER_AUTHORIZATION_TOKEN', 'AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE',
+    'AWS_WEB_IDENTITY_TOKEN_FILE', 'AWS_EC2_METADATA_DISABLED', 'AWS_EC2_METADATA_SERVICE_ENDPOINT',
+    'AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE')
+
+# What a code means, by how it begins; the first that fits. What a sender is to blame for may be no
+# fault of the data: a key that was disabled, too many requests.
+SQS_BUSY, SQS_EXPIRED, SQS_LOGIN, SQS_MISSING, SQS_LONG, SQS_BAD = range(6)
+SQS_CODES = (
+    (SQS_BUSY, 'Throttl RequestThrottl KmsThrottl KMS.Throttl OverLimit ServiceUnavailable '
+               'InternalError InternalFailure RequestTimeout RequestAborted'),
+    (SQS_EXPIRED, 'ExpiredToken'),
+    (SQS_LOGIN, 'AccessDenied NotAuthorized Unauthorized AuthFailure InvalidClientTokenId '
+                'InvalidAccessKeyId UnrecognizedClient SignatureDoesNotMatch InvalidSignature '
+                'IncompleteSignature MissingAuthenticationToken InvalidSecurity OptInRequired '
+                'RequestExpired Kms KMS.'),
+    (SQS_MISSING, 'QueueDoesNotExist NonExistentQueue QueueDeletedRecently InvalidAddress '
+                  'UnknownOperation InvalidAction'),
+    (SQS_LONG, 'BatchRequestTooLong RequestEntityTooLarge TooManyEntriesInBatchRequest'),
+    (SQS_BAD, 'InvalidMessageContents InvalidParameter InvalidAttribute MissingParameter '
+              'InvalidBatchEntryId'),
+)
+
+
+def sqs_meaning(code):
+    """One of the SQS_... above; None for a code that is not among them."""
+    name = code.rpartition('#')[2].partition(':')[0]
+    if name.startswith('AWS.SimpleQueueService.'):
+        name = name[len('AWS.SimpleQueueService.'):]
+    for what, words in SQS_CODES:
+        if any(name.startswith(word) for word in words.split()):
+            return what
+    return None
+
+
+def sqs_error(status, headers, body):
+    """(one of SQS_..., or None; the code and what else was said) of an answer that is no success:
+    {"__type": "com.amazonaws.sqs#QueueDoesNotExist", "message": "..."}, or XML, as some have it."""
+    text = body.decode('utf-8', 'replace')
+    try:
+        given = json_object(text, '')
+    except OSError:
+        code, words = [text.partition('<%s>' % tag)[2].partition('</%s>' % tag)[0]
+                       for tag in ('Code', 'Message')]
+        given = {'__type': code, 'message': words or ' '.join(text.split())}
+    code = given.get('__type') or headers.get('x-amzn-query-error') or ''
+    words = str(given.get('message') or given.get('Message') or '').strip().split('\n')[0]
+    name = str(code).rpartition('#')[2].partition(';')[0]
+    what = sqs_meaning(name)
+    if what is None:
+        what = {401: SQS_LOGIN, 403: SQS_LOGIN, 407: SQS_LOGIN, 404: SQS_MISSING, 405: SQS_MISSING,
+                408: SQS_BUSY, 413: SQS_LONG, 425: SQS_BUSY, 429: SQS_BUSY}.get(status)
+    return what, ': '.join([word for word in ('HTTP %d' % status, name, words) if word])
+
+
+def sqs_later(what, reason, wait=0):
+    """The Later of what is no fault of the data, as far as one knows."""
+    pause = {SQS_EXPIRED: MISSING_PAUSE, SQS_LOGIN: CREDENTIALS_PAUSE, SQS_MISSING: MISSING_PAUSE}
+    return Later(reason, pause.get(what, wait), what is None or 'Internal' in reason)
+
+
+def sqs_results(reply, name):
+    """The objects in a list of the reply; OSError when that is not what it is."""
+    results = reply.get(name) or []
+    if not isinstance(results, list) or not all(
+            isinstance(one, dict) and isinstance(one.get('Id'), str) for one in results):
+        raise OSError(errno.EPROTO, 'what SQS answers makes no sense')
+    return results
+
+
+def sqs_url(value):
+    """The URL of a queue, less a last slash."""
+    try:
+        if not url_parts(url(value))[4].strip('/'):
+            raise ValueError
+    except ValueError:
+        raise ValueError('the URL of a queue, such as "%s"' % SQS_EXAMPLE)
+    return value.rstrip('/')
+
+
+sqs_url.hides = without_login
+
+
+def sqs_region(options):
+    """`eu-west-1`: as configured, as the host says (`sqs.eu-west-1...`, `eu-west-1.queue...`), or
+    as the environment says; '' when nobody does."""
+    if options.region:
+        return options.region
+    words = url_parts(options.queue_url)[2].split('.')
+    pairs = list(zip(words, words[1:]))
+    for name in [after for word, after in pairs if word in ('sqs', 'sqs-fips')] + [
+            before for before, word in pairs if word == 'queue']:
+        if '-' in name and name[-1:].isdecimal():
+            return name
+    return options.environ.get('AWS_REGION') or options.environ.get('AWS_DEFAULT_REGION', '')
+
+
+def sqs_link(options):
+    """The host of the queue: what is asked for is in the request."""
+    if not options.queue_url:
+        raise ValueError('found no queue_url, need one such as "%s"' % SQS_EXAMPLE)
+    if bool(options.access_key) != bool(options.secret_key):
+        raise ValueError('found one of access_key and secret_key, need both or none')
+    if options.session_token and not options.access_key:
+        raise ValueError('found session_token without access_key, need both')
+    for name in ('access_key', 'session_token'):
+        if not is_word(options[name]):
+            raise ValueError('found blanks or other odd characters in %s, need none' % name)
+    region = sqs_region(options)
+    if not region:
+        raise ValueError('found no region in the host of queue_url, need "region" or AWS_REGION')
+    if not is_word(region) or '/' in region:
+        raise ValueError('found region %s, need one such as "eu-west-1"' % json_text(region))
+    if options.format == 'flat':
+        check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
+    try:
+        import hashlib
+    except ImportError as error:
+        raise lacking(error)
+    return http_link(options, '/'.join(options.queue_url.split('/')[:3]))
+
+
+def is_word(text):
+    """Whether all of it can be seen, in ASCII: what a header takes as it is."""
+    return all('!' <= c <= '~' for c in text)
+
+
+def json_object(text, whose):
+    """The dict that a reply holds; OSError when it holds none."""
+    try:
+        value = JsonReader(text, '').read()
+    except ConfigError:
+        value = None
+    if not isinstance(value, dict):
+        raise OSError(errno.EPROTO, 'what %s answers is no JSON object' % whose)
+    return value
+
+
+class AwsKeys:
+    """What requests are signed with. token: '' for keys that last; ends: Unix seconds, or 0."""
+    __slots__ = ('access', 'secret', 'token', 'ends')
+
+    def __init__(self, whose, access, secret, token, ends=0):
+        texts = [text if isinstance(text, str) else '' for text in (access, secret, token)]
+        self.access, self.secret, self.token = texts
+        self.ends = ends
+        if not (self.access and self.secret and is_word(self.access + self.token)):
+            raise OSError(errno.EPROTO, '%s has no credentials that can be used' % whose)
+
+
+class Aws:
+    """What outlives the dialogues of one emitter: the keys in use, when to ask for others, how many
+    seconds the clock of AWS is ahead of ours, and what may not be logged. Its methods are parts of
+    a dialogue: generators of steps."""
+
+    def __init__(self, secrets):
+        self.keys, self.asking, self.ahead, self.secrets = None, 0, 0, secrets
+        self.given = self.options = None
+
+    def take(self, options):
+        """The options of the dialogue that begins: keys of others than before are forgotten."""
+        given = options.access_key, options.secret_key, options.session_token, options.environ
+        if self.given != given:
+            self.given, self.keys, self.asking = given, None, 0
+        self.options = options
+
+    def now(self):
+        return (yield Now()) + self.ahead
+
+    def current(self):
+        """The keys to use now. They are asked for anew before they end; those at hand stay while
+        there are no others."""
+        now = yield from self.now()
+        if now >= self.asking:
+            try:
+                self.asking = now + MISSING_PAUSE
+                self.keys = yield from self.fetch()
+                self.asking = max(self.keys.ends - AWS_EARLY, now + MISSING_PAUSE)
+                if not self.keys.ends:
+                    self.asking = float('inf')
+                self.hide(self.keys.secret, self.keys.token)
+            except OSError as error:
+                if self.keys is None or 0 < self.keys.ends <= now:
+                    self.asking = 0
+                    raise Later('no credentials: %s' % (error.strerror or error), MISSING_PAUSE)
+        return self.keys
+
+    def hide(self, *texts):
+        """Keeps the texts, and those before them, out of the log."""
+        self.secrets[:] = [text for text in texts if text] + [
+            text for text in self.secrets if text not in texts][:6]
+
+    def fetch(self):
+        """Keys of the first place that has some: the options, the environment, the user's file of
+        them, the container, the instance."""
+        options, environ = self.options, self.options.environ
+        if options.access_key:
+            return AwsKeys('', options.access_key, options.secret_key, options.session_token)
+        if environ.get('AWS_ACCESS_KEY_ID') and environ.get('AWS_SECRET_ACCESS_KEY'):
+            return AwsKeys('the environment', environ['AWS_ACCESS_KEY_ID'],
+                           environ['AWS_SECRET_ACCESS_KEY'], environ.get('AWS_SESSION_TOKEN', ''))
+        keys, why = yield from self.from_file()
+        if keys:
+            return keys
+        if environ.get('AWS_CONTAINER_CREDENTIALS_RELATIVE_URI'):
+            where = AWS_CONTAINER + environ['AWS_CONTAINER_CREDENTIALS_RELATIVE_URI']
+            return (yield from self.from_container(where))
+        if environ.get('AWS_CONTAINER_CREDENTIALS_FULL_URI'):
+            where = environ['AWS_CONTAINER_CREDENTIALS_FULL_URI']
+            return (yield from self.from_container(where))
+        why = 'none in the options and the environment, %s, ' % why
+        if environ.get('AWS_EC2_METADATA_DISABLED', '').lower() == 'true':
+            raise OSError(why + 'and AWS_EC2_METADATA_DISABLED is true')
+        if environ.get('AWS_WEB_IDENTITY_TOKEN_FILE'):      # the node's role would be another one
+            raise OSError(why + 'and AWS_WEB_IDENTITY_TOKEN_FILE is of no use here')
+        try:
+            return (yield from self.from_instance())
+        except OSError as error:
+            raise OSError('%s%s' % (why, error.strerror or error))
+
+    def from_file(self):
+        """(keys, '') of the profile in ~/.aws/credentials; (None, why not) when it has none. A
+        profile that was asked for by name must have some."""
+        environ = self.options.environ
+        profile = environ.get('AWS_PROFILE') or 'default'
+        path = environ.get('AWS_SHARED_CREDENTIALS_FILE') or '~/.aws/credentials'
+        if path.startswith('~/'):
+            path = environ.get('HOME', '') + path[1:]
+        try:
+            found = aws_profile((yield File(path)).decode('utf-8', 'replace'), profile)
+            why = 'no keys of a profile %s in %s' % (profile, path)
+        except OSError as error:
+            found, why = {}, '%s: %s' % (path, error.strerror or error)
+        if found.get('aws_access_key_id'):
+            return AwsKeys('the profile %s in %s' % (profile, path), found['aws_access_key_id'],
+                           found.get('aws_secret_access_key'),
+                           found.get('aws_session_token')), ''
+        if environ.get('AWS_PROFILE'):
+            raise OSError(why)
+        return None, why
+
+    def from_container(self, where):
+        """Those of the task or pod (docs.aws.amazon.com/sdkref, "Container credential
+        provider")."""
+        environ, headers = self.options.environ, {}
+        if not aws_may_ask(where):
+            raise OSError('the URL of the container\'s credentials is neither https nor at an '
+                          'address of this host, 169.254.* or fd00:ec2::*')
+        token = environ.get('AWS_CONTAINER_AUTHORIZATION_TOKEN', '')
+        if environ.get('AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE'):
+            token = yield File(environ['AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE'])
+            token = token.decode('ascii', 'replace').strip()
+        if any(not ' ' <= c <= '~' for c in token):
+            raise OSError('the token for the container\'s credentials is no text for a header')
+        if token:
+            self.hide(token)
+            headers['Authorization'] = token
+        return aws_handed((yield from self.ask('GET', where, headers)), 'the container')
+
+    def from_instance(self):
+        """Those of the EC2 instance's role (docs.aws.amazon.com/AWSEC2, "Use IMDSv2")."""
+        environ = self.options.environ
+        mode = environ.get('AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE', '').lower()
+        where = environ.get('AWS_EC2_METADATA_SERVICE_ENDPOINT') or (
+            AWS_INSTANCE_IPV6 if mode == 'ipv6' else AWS_INSTANCE)
+        where = where.rstrip('/') + '/latest/'
+        token = yield from self.ask('PUT', where + 'api/token',
+                                    {'X-aws-ec2-metadata-token-ttl-seconds': '21600'})
+        headers = {'X-aws-ec2-metadata-token': token}
+        if not is_word(token):
+            raise OSError(errno.EPROTO, 'the instance gives a token that is none')
+        self.hide(token)
+        where += 'meta-data/iam/security-credentials/'
+        role = (yield from self.ask('GET', where, headers)).strip().split('\n')[0]
+        if not role or not is_word(role) or '/' in role:
+            raise OSError('the instance has no role')
+        return aws_handed((yield from self.ask('GET', where + role, headers)), 'the instance')
+
+    def ask(self, method, where, headers):
+        """The text of an answer of a service that hands credentials out."""
+        base, path = '/'.join(where.split('/')[:3]), '/' + '/'.join(where.split('/')[3:])
+        try:
+            url(base)
+            if not is_word(path):
+                raise ValueError
+        except ValueError:
+            raise OSError('%s is no URL to ask for credentials' % base)
+        try:
+            link = yield Dial(url=base, within=AWS_PATIENCE)
+            status, _, body = yield Request(method, path, headers, None, link)
+            yield Close(link)
+        except OSError as error:
+            raise OSError('%s: %s' % (base, error.strerror or error))
+        if status != 200:
+            raise OSError('%s: HTTP %d' % (base, status))
+        return body.decode('utf-8', 'replace')
+
+    def refused(self, headers):
+        """AWS does not take what was signed: the keys are looked at anew. Gives what is to be said
+        when it was our clock that is wrong, and that of AWS is used from now on; else ''."""
+        self.asking = 0
+        now, theirs = (yield Now()), http_date(headers.get('date', ''))
+        if not AWS_BEGINS < theirs < 2 * AWS_BEGINS or abs(theirs - now - self.ahead) < SQS_CLOCK:
+            return ''
+        self.ahead = theirs - now if abs(theirs - now) >= SQS_CLOCK else 0
+        if not self.ahead:
+            return 'the clock here is right again'
+        return 'the clock here says %s and that of AWS %s, by which requests are signed now' % (
+            aws_stamp(now), aws_stamp(theirs))
+
+
+def aws_profile(text, profile):
+    """{key in lower case: value} of a section of an INI file; {} without it."""
+    found, inside = {}, False
+    for line in text.splitlines():
+        key, sign, value = line.partition('=')
+        if line.startswith('['):
+            inside = line.partition(']')[0][1:].strip() == profile
+        elif inside and sign and line[0] not in '#; \t':
+            found[key.strip().lower()] = value.strip()
+    return found
+
+
+def aws_may_ask(where):
+    """Whether credentials may be asked for at that URL: over https, or on this host and the links
+    of AWS beside it, as its own libraries have it."""
+    try:
+        scheme, _, host, _, _ = url_parts('/'.join(where.split('/')[:3]))
+    except ValueError:
+        return False
+    parts = host.split('.')
+    if len(parts) == 4 and all(part.isdecimal() for part in parts):
+        return scheme == 'https' or parts[0] == '127' or parts[:2] == ['169', '254']
+    near = host in ('localhost', '::1') or (host.startswith('fd00:ec2::')
+                                            and not host[10:].strip('0123456789abcdef:'))
+    return near or scheme == 'https'
+
+
+def aws_handed(text, whose):
+    """The AwsKeys in a reply: {"AccessKeyId": ..., "SecretAccessKey": ..., "Token": ...,
+    "Expiration": "2023-11-14T22:13:20Z"}."""
+    given = json_object(text, whose)
+    if given.get('Code', 'Success') != 'Success':
+        raise OSError('%s gives no credentials: %s' % (whose, given['Code']))
+    return AwsKeys(whose, given.get('AccessKeyId'), given.get('SecretAccessKey'),
+                   given.get('Token'), aws_time(str(given.get('Expiration'))))
+
+
+class SqsEntry:
+    """One message: its place, what is said of it in a request behind its Id, and what shows that
+    SQS has stored it.
+
+    key: (run, seq, number in its tick); index: that of its tick in the batch; done: how many ticks
+    are done with it.
+    """
+    __slots__ = ('frame', 'key', 'index', 'done', 'size', 'md5', 'text')
+
+    def __init__(self, options, frame, number, body, index, last):
+        self.frame, self.key = frame, (frame.run, frame.seq, number)
+        self.index, self.done = index, index + last
+        body = body.decode().translate(SQS_UNFIT)
+        data = body.encode()
+        self.size, self.md5 = len(data), md5_text(data)
+        self.text = '"MessageBody":%s' % long_json_text(body)
+        if options.queue_url.endswith('.fifo'):
+            import hashlib
+            self.text += ',"MessageGroupId":%s,"MessageDeduplicationId":"%s-%d-%d-%s"' % (
+                json_text(sqs_group(options.group, frame.identity)),
+                frame.run, frame.seq, number, hashlib.sha256(data).hexdigest()[:16])
+
+
+def sqs_group(template, identity):
+    """The template filled in; what may not stand in a group becomes _."""
+    name = ''.join([c if '!' <= c <= '~' else '_' for c in filled(template, identity)])
+    return name[:SQS_NAME] or '_'
+
+
+class Sqs:
+    """One dialogue with a queue. Its methods are parts of that dialogue: generators of steps.
+
+    dealt: the messages of ticks under way that are stored or refused. most: bytes of a request that
+    the queue takes. Both outlive it, as aws does.
+    """
+
+    def __init__(self, options, memory):
+        self.options, self.memory = options, memory
+        self.aws = memory.setdefault('aws', Aws(memory.setdefault('secrets', [])))
+        self.dealt = memory.setdefault('dealt', set())
+        self.host = options.queue_url.split('/')[2]
+        self.region, self.fifo = sqs_region(options), options.queue_url.endswith('.fifo')
+        self.aws.take(options)
+
+    def deliver(self, frames, encode):
+        """Stores the messages of the frames in as few requests as they fit in."""
+        offered, batch = set((frame.run, frame.seq) for frame in frames), []
+        self.dealt.intersection_update([key for key in self.dealt if key[:2] in offered])
+        for i, frame in enumerate(frames):
+            bodies = encode(frame)
+            for n, body in enumerate(bodies):
+                if (frame.run, frame.seq, n) in self.dealt:
+                    continue                    # before the last dialogue broke off
+                entry = SqsEntry(self.options, frame, n, body, i, n == len(bodies) - 1)
+                if entry.size > self.options.max_bytes:
+                    yield from self.reject(entry, 'it has %d bytes, and "max_bytes" is %d' % (
+                        entry.size, self.options.max_bytes))
+                    continue
+                if not self.fits(batch + [entry]):
+                    yield from self.store(batch)
+                    batch = []
+                batch.append(entry)
+        if batch:
+            yield from self.store(batch)
+        yield Done(len(frames))
+
+    def fits(self, batch):
+        """Whether these may go in one request. In a FIFO queue only those of one tick: an entry
+        that fails goes again, and later ticks must not be there before it."""
+        most = min(self.options.max_bytes, self.memory.get('most', self.options.max_bytes))
+        return len(batch) == 1 or (
+            len(batch) <= SQS_ENTRIES and sum(entry.size for entry in batch) <= most
+            and not (self.fifo and batch[0].frame is not batch[-1].frame))
+
+    def reject(self, entry, reason):
+        self.dealt.add(entry.key)
+        yield Reject(entry.frame, reason, int(self.options.format == 'flat'))
+
+    def store(self, batch):
+        """Sends a request. What is too long or refused goes in halves, and a message that is so
+        alone is rejected."""
+        what, reason, reply = SQS_LONG, '', None
+        if self.fits(batch):
+            what, reason, reply = yield from self.exchange(batch)
+            if what == SQS_LONG:
+                self.memory['most'] = sum(entry.size for entry in batch) - 1
+        if what is None:
+            yield from self.settle(batch, reply)
+        elif len(batch) == 1:
+            yield from self.reject(batch[0], reason)
+        else:
+            for half in batch[:len(batch) // 2], batch[len(batch) // 2:]:
+                yield from self.store(half)
+            return
+        last = batch[-1]
+        yield Done(last.done)
+        if last.done != batch[0].index:         # a tick is done: its messages are not asked for
+            self.dealt.difference_update([key for key in self.dealt if key[0] == last.key[0]
+                                          and key[1] < last.key[1] + (last.done > last.index)])
+
+    def exchange(self, batch):
+        """(None, '', reply) of a request that was taken; (SQS_LONG or SQS_BAD, reason, None) of one
+        that was refused. Once more at once, when the credentials have ended or our clock is
+        wrong."""
+        entries = ','.join(['{"Id":"%d",%s}' % (i, entry.text) for i, entry in enumerate(batch)])
+        body = ('{"QueueUrl":%s,"Entries":[%s]}' % (
+            json_text(self.options.queue_url), entries)).encode()
+        for again in (True, False):
+            keys = yield from self.aws.current()
+            yield Wait(0)                       # each exchange has its own time
+            headers = self.signed(keys, aws_stamp((yield from self.aws.now())), body)
+            status, headers, reply = yield Request('POST', '/', headers, body)
+            if 200 <= status < 300:
+                return None, '', json_object(reply.decode('utf-8', 'replace'), 'SQS')
+            what, reason = sqs_error(status, headers, reply)
+            if what in (SQS_EXPIRED, SQS_LOGIN):
+                wrong_clock = yield from self.aws.refused(headers)
+                if wrong_clock:
+                    yield Say(wrong_clock)
+                if again and (wrong_clock or what == SQS_EXPIRED):
+                    continue
+            if what in (SQS_LONG, SQS_BAD):
+                return what, reason, None
+            now = yield Now()
+            if what is None and status // 100 != 4:
+                http_outcome(status, headers, reply, now)
+            raise sqs_later(what, reason, retry_after(headers.get('retry-after', ''), now))
+
+    def signed(self, keys, stamp, body):
+        """The headers of a request at that time, Authorization among them."""
+        headers = {'Host': self.host, 'Content-Type': 'application/x-amz-json-1.0',
+                   'X-Amz-Date': stamp, 'X-Amz-Target': 'AmazonSQS.SendMessageBatch'}
+        if keys.token:
+            headers['X-Amz-Security-Token'] = keys.token
+        headers['Authorization'] = aws_authorization(keys.access, keys.secret, self.region, 'sqs',
+                                                     stamp, headers, body)
+        return dict(headers, **{'User-Agent': 'statbadger/' + VERSION})
+
+    def settle(self, batch, reply):
+        """Takes note of what became of each entry. Raises Later when one is not stored that may
+        be, all ticks before it done; it alone goes again."""
+        waiting, trouble = dict((str(i), entry) for i, entry in enumerate(batch)), []
+        for result in sqs_results(reply, 'Successful'):
+            entry = waiting.pop(result.get('Id'), None)
+            md5 = result.get('MD5OfMessageBody')
+            if entry and entry.md5 and md5 and md5 != entry.md5:
+                trouble.append((entry.index, Later('SQS has stored something else than was sent: '
+                                                   'its MD5 differs', 0, True)))
+            elif entry:
+                self.dealt.add(entry.key)
+        for result in sqs_results(reply, 'Failed'):
+            entry = waiting.pop(result.get('Id'), None)
+            if not entry:
+                continue
+            reason = '%s: %s' % (result.get('Code'), result.get('Message'))
+            what = sqs_meaning(str(result.get('Code')))
+            if what in (SQS_LONG, SQS_BAD) or what is None and result.get('SenderFault') is True:
+                yield from self.reject(entry, reason)
+            else:
+                trouble.append((entry.index, sqs_later(what, reason)))
+        for entry in waiting.values():
+            trouble.append((entry.index, OSError(errno.EPROTO, 'SQS does not say what became of a '
+                                                               'message')))
+        if trouble:
+            first = min(index for index, error in trouble)
+            if first:
+                yield Done(first)
+            raise trouble[0][1]
+
+
+@emitter('sqs', 'Amazon SQS, and what speaks like it', [
+    Option('queue_url', sqs_url, '', 'URL of the queue, such as %s; needed' % SQS_EXAMPLE),
+    Option('region', text, '', 'Its region; "" = as its host says, else AWS_REGION'),
+    Option('access_key', text, '',
+           'Id of the key that signs; "" = AWS_ACCESS_KEY_ID, ~/.aws/credentials, or the role of '
+           'the container or the instance'),
+    Option('secret_key', secret, '', 'The key itself'),
+    Option('session_token', secret, '', 'What goes with keys that do not last'),
+    Option('group', template, '{hostname}',
+           'Message group, for a FIFO queue, which keeps the order within it'),
+    Option('max_bytes', whole(1024, 1048576), SQS_BYTES,
+           'Most bytes in a message, and in all of a request; SQS takes 1048576 by now'),
+] + MESSAGE_OPTIONS + PROXY_OPTIONS, 'acknowledged', sqs_link, AWS_ENVIRON)
+def sqs(options, memory):
+    """A message per tick (or point), up to ten in a request. What SQS did not store of a request
+    goes again alone; in a FIFO queue what is repeated is not stored twice."""
+    dialogue, encode = Sqs(options, memory), messages(options)
+    while True:
+        frames = yield Next()
+        yield from dialogue.deliver(frames, encode)
+
+
+# -- zeromq: a peer of ZeroMQ's sockets (rfc.zeromq.org/spec/23, 24, 29 and 30) --------------------
+
+ZMQ_PEERS = 100                 # that may be connected to us
+ZMQ_MOST = 8192                 # bytes of a frame that a peer sends: a name, a topic
+ZMQ_TOPICS = 1 << 18            # bytes of what one peer subscribes to
+ZMQ_JOIN = 0.5                  # seconds for the first subscription: what comes before is lost
+ZMQ_IDLE = 60                   # seconds between looks at links that say nothing
+ZMQ_SAID = 60                   # seconds between two lines about peers that are turned away
+
+
+class ZmqPeer:
+    """One connection's other end: how far its handshake is, and what it has subscribed to.
+
+    we log in:   HELLO -> WELCOME -> INITIATE -> READY
+    it logs in:  WELCOME <- HELLO, READY <- INITIATE
+    no login:    READY -> READY
+
+    due: the command that has to come next; 'greeting' before the first, '' when it is ready.
+    refusal: why it is to be turned away after what feed() gave. since: Unix time it came.
+    """
+
+    def __init__(self, options, link=None, since=0):
+        self.link, self.since, self.bind, self.refusal = link, since, options.bind, ''
+        self.buffer, self.due, self.more = b'', 'greeting', 0
+        self.topics, self.room = {}, ZMQ_TOPICS
+        self.push = options.pattern == 'push'
+        name, self.wanted = ('PUSH', ('PULL',)) if self.push else ('PUB', ('SUB', 'XSUB'))
+        self.login = zmtp_short(utf8(options.username)) + zmtp_short(utf8(options.password))
+        self.mechanism = 'NULL' if self.login == b'\0\0' else 'PLAIN'
+        self.greeting = zmtp_greeting(self.mechanism.encode(),
+                                      self.bind and self.mechanism == 'PLAIN')
+        self.properties = zmtp_short(b'Socket-Type') + struct.pack('>I', len(name)) + name.encode()
+
+    def wants(self, topic):
+        """Whether what is sent under this topic is for it."""
+        if self.push or self.due:
+            return not self.due
+        return any(topic[:i] in self.topics for i in range(len(topic) + 1))
+
+    def feed(self, data):
+        """Takes what came in, however it is cut, and gives the bytes that answer it. OSError when
+        it is not what a peer of ours would say."""
+        self.buffer, out = self.buffer + data, []
+        if self.due == 'greeting':
+            if not self.greeted():
+                return b''
+            out.append(self.opening())
+        frames, self.buffer = zmtp_frames(self.buffer, ZMQ_MOST)
+        for flags, body in frames:
+            if self.refusal:
+                break
+            if flags & ZMTP_COMMAND:
+                out.append(self.command(*zmtp_named(body)))
+            else:
+                self.message(flags, body)
+        return b''.join(out)
+
+    def greeted(self):
+        """Whether the whole greeting is there, and good. libzmq writes a 1 before 0x7f."""
+        head = self.buffer[:ZMTP_GREETING]
+        if head[:1] not in (b'', b'\xff') or head[9:10] not in (b'', b'\x7f'):
+            raise OSError(errno.EPROTO, 'no ZeroMQ there: found %s, need ff' % head[:10].hex())
+        if len(head) > 10 and head[10] < 3:
+            raise Later('the peer speaks revision %d of ZMTP, need 3: libzmq 4.0 or newer' % (
+                head[10]), MISSING_PAUSE)
+        if len(head) < ZMTP_GREETING:
+            return False
+        self.buffer = self.buffer[ZMTP_GREETING:]
+        theirs = head[12:32].rstrip(b'\0').decode('ascii', 'replace')
+        if theirs != self.mechanism:
+            hint = {'PLAIN': ', or username and password', 'NULL': ', or neither of these two'}
+            raise Later('the mechanism of the peer is %s, need %s%s' % (
+                json_text(theirs), self.mechanism, hint.get(theirs, '')), CREDENTIALS_PAUSE)
+        return True
+
+    def unsaid(self, reason):
+        """The reason with what may be wrong: libzmq closes in silence when it does not like the
+        mechanism, or with PLAIN the type of our socket."""
+        if not self.due:
+            return reason
+        return '%s before its %s: is it a %s socket that wants %s?' % (
+            reason, self.due, ' or '.join(self.wanted),
+            'no login' if self.mechanism == 'NULL' else 'a login (PLAIN)')
+
+    def opening(self):
+        """What follows the greetings."""
+        if self.mechanism == 'NULL':
+            self.due = 'READY'
+            return zmtp_command(b'READY', self.properties)
+        self.due = 'HELLO' if self.bind else 'WELCOME'
+        return b'' if self.bind else zmtp_command(b'HELLO', self.login)
+
+    def command(self, name, data):
+        """The answer to a command; one that is not known has none."""
+        name = name.decode('ascii', 'replace')
+        if name == 'ERROR':
+            self.fails(data)
+        if not self.due:
+            return self.remark(name, data)
+        if name not in ('HELLO', 'WELCOME', 'INITIATE', 'READY'):
+            return b''
+        if name != self.due:
+            raise OSError(errno.EPROTO, 'found %s, need %s' % (name, self.due))
+        if name == 'WELCOME':
+            self.due = 'READY'
+            return zmtp_command(b'INITIATE', self.properties)
+        if name == 'HELLO':
+            return self.welcome(data)
+        self.check_type(data)
+        self.due = ''
+        return zmtp_command(b'READY', self.properties) if name == 'INITIATE' else b''
+
+    def fails(self, data):
+        """Raises what an ERROR of the peer means: 400 is a login that it does not know, 300 that it
+        cannot tell now (rfc.zeromq.org/spec/27)."""
+        reason = data[1:].decode('utf-8', 'replace')
+        advice = {'400': ' (are username and password right?)'}.get(reason, '')
+        raise Later('the peer refuses the connection: ERROR %s%s' % (json_text(reason), advice),
+                    0 if reason.startswith('3') else CREDENTIALS_PAUSE)
+
+    def welcome(self, data):
+        """The answer to a login."""
+        from _operator import _compare_digest   # as long for a wrong one as for the right one
+        self.due = 'INITIATE'
+        if _compare_digest(data, self.login):
+            return zmtp_command(b'WELCOME')
+        self.refusal = 'wrong username or password'
+        return zmtp_command(b'ERROR', zmtp_short(b'400'))
+
+    def check_type(self, data):
+        theirs = zmtp_properties(data).get(b'socket-type', b'').decode('ascii', 'replace')
+        if theirs not in self.wanted:
+            raise Later('the peer is a %s socket, need %s' % (
+                json_text(theirs), ' or '.join(self.wanted)), MISSING_PAUSE)
+
+    def remark(self, name, data):
+        """The answer to a command after the handshake."""
+        if name == 'PING':                      # a time to live of 16 bits, and what comes back
+            return zmtp_command(b'PONG', data[2:18])
+        if name in ('SUBSCRIBE', 'CANCEL'):     # ZMTP 3.1, though we announce 3.0
+            self.subscribe(data, name == 'SUBSCRIBE')
+        return b''
+
+    def message(self, flags, body):
+        """ZMTP 3.0 subscribes with a message of one frame: 1 or 0, and the topic."""
+        if self.due:
+            raise OSError(errno.EPROTO, 'a message where %s was due' % self.due)
+        more, self.more = self.more, flags & ZMTP_MORE
+        if not more and not self.more and body[:1] in (b'\0', b'\1'):
+            self.subscribe(body[1:], body[0])
+
+    def subscribe(self, topic, on):
+        """The same topic may be asked for twice, and is then to be cancelled twice."""
+        count = self.topics.get(topic, 0) + (1 if on else -1)
+        if count > 0:
+            self.topics[topic] = count
+        elif not count:
+            del self.topics[topic]
+        if count == bool(on):                   # it is new, or gone
+            self.room -= (len(topic) + 100) * (1 if on else -1)
+        if self.room < 0:
+            raise OSError(errno.EPROTO, 'it subscribes to more than %d bytes' % ZMQ_TOPICS)
+
+
+def zmq_data(options):
+    """frame -> (topic, all its messages as they go over the wire: with `pub` behind a frame that
+    holds the topic)"""
+    encode = messages(options)
+
+    def data(frame):
+        topic = utf8(filled(options.topic, frame.identity))
+        head = zmtp_frame(topic, ZMTP_MORE) if options.pattern == 'pub' else b''
+        return topic, b''.join([head + zmtp_frame(message) for message in encode(frame)])
+    return data
+
+
+def zmq_connected(options):
+    """The dialogue with a peer that we dial. When it breaks off, so does the dialogue."""
+    data, frames = zmq_data(options), (yield Next())
+    peer = yield from zmq_dialled(options)
+    while True:
+        said = yield Available(peer.link)
+        if said:
+            yield Send(peer.feed(said), peer.link, True)
+        for i, frame in enumerate(frames):
+            topic, messages = data(frame)
+            if messages and peer.wants(topic):
+                yield Send(messages, peer.link)
+            yield Done(i + 1)
+        frames = yield Next(ZMQ_IDLE)
+
+
+def zmq_dialled(options):
+    """The peer, ready; a subscriber also has a moment to say what it wants."""
+    peer = ZmqPeer(options, (yield Dial()))
+    yield Send(peer.greeting, peer.link, True)
+    pauses = [0.1] * int(ZMQ_JOIN / 0.1) if options.pattern == 'pub' else []
+    while peer.due or pauses and not peer.topics:
+        try:
+            said = yield Available(peer.link, ZMQ_IDLE if peer.due else pauses.pop())
+        except ConnectionError as error:
+            raise OSError(error.errno, peer.unsaid(error.strerror))
+        if said:
+            yield Send(peer.feed(said), peer.link, True)
+    return peer
+
+
+class ZmqBound:
+    """The dialogue with all peers that dial us. Its methods are parts of it: generators of steps.
+
+    peers: whose turn it is first. given: [(tick, peer)] of what went to one of them in the last
+    seconds; when it breaks off, that goes to another. todo: ticks to be given away, oldest first.
+    """
+
+    def __init__(self, options, memory):
+        self.options, self.memory, self.data = options, memory, zmq_data(options)
+        self.push = options.pattern == 'push'
+        self.peers, self.given, self.todo = [], [], []
+        self.lack = 'no %s is connected' % ('PULL' if self.push else 'SUB')
+
+    def dialogue(self):
+        began = yield Now()
+        yield from self.hear()
+        while True:
+            frames = yield from self.batch(began)
+            yield from self.hear()
+            for i, frame in enumerate(frames):
+                yield Wait(0)                   # one that does not read costs the others one time
+                if self.push:
+                    self.todo.append(frame)
+                    yield from self.give()
+                else:
+                    yield from self.publish(frame)
+                yield Done(i + 1)
+
+    def batch(self, began):
+        """The next ticks; [] when a peer says something. Without a peer ticks wait; those that
+        subscribe have only a moment, at the beginning."""
+        while True:
+            lack = None
+            if self.push and not any(peer.wants(b'') for peer in self.peers):
+                lack = self.lack
+            elif not self.push and not any(peer.topics for peer in self.peers):
+                lack = '' if 0 <= (yield Now()) - began < ZMQ_JOIN else None
+            try:
+                frames = yield Next(ZMQ_JOIN if lack == '' else ZMQ_IDLE, lack)
+            except OSError as error:
+                peer = [peer for peer in self.peers if peer.link is getattr(error, 'link', self)]
+                if not peer:
+                    raise
+                yield from self.lose(peer[0], error)
+                if self.todo:
+                    yield Wait(0)
+                    yield from self.give()
+                continue
+            self.forget()
+            return frames
+
+    def forget(self):
+        """What was given away long ago has been read."""
+        if self.given:
+            since = self.given[-1][0].time_ms - RESENT
+            self.given = [one for one in self.given[-MOST_RESENT:] if one[0].time_ms > since]
+
+    def give(self):
+        """Hands out what there is to do, a tick to each in turn."""
+        while self.todo:
+            ready = [peer for peer in self.peers if peer.wants(b'')]
+            if not ready:
+                raise Later(self.lack)
+            self.peers.remove(ready[0])
+            self.peers.append(ready[0])
+            try:
+                yield Send(self.data(self.todo[0])[1], ready[0].link)
+                self.given.append((self.todo.pop(0), ready[0]))
+            except OSError as error:
+                yield from self.lose(ready[0], error)
+
+    def publish(self, frame):
+        """A tick to all that have subscribed to it."""
+        topic, messages = self.data(frame)
+        for peer in [peer for peer in self.peers if messages and peer.wants(topic)]:
+            try:
+                yield Send(messages, peer.link)
+            except OSError as error:
+                yield from self.lose(peer, error)
+
+    def lose(self, peer, error):
+        """One peer less. What it was given, and may not have read, goes to others; without others
+        it is for delivery to see that it goes again."""
+        self.peers.remove(peer)
+        yield Close(peer.link)
+        orphans = [frame for frame, who in self.given if who is peer]
+        self.given = [one for one in self.given if one[1] is not peer]
+        self.todo = orphans + self.todo
+        if self.todo and not any(peer.wants(b'') for peer in self.peers):
+            raise error
+        if isinstance(error, Later) or error.errno in (errno.EPROTO, errno.ETIME):
+            yield from self.note(peer, error)
+
+    def note(self, peer, error):
+        """Says who was turned away and why; not too often, for they come again and again."""
+        now = yield Now()
+        if not 0 <= now - self.memory.get('said', now - ZMQ_SAID) < ZMQ_SAID:
+            self.memory['said'] = now
+            yield Say('turned %s away: %s' % (peer.link.name, error.strerror or error))
+
+    def hear(self):
+        """Lets in who dials, and listens to what all have to say."""
+        now = yield Now()
+        for _ in range(ZMQ_PEERS):
+            link = yield Accept()
+            if link is None:
+                break
+            yield from self.admit(ZmqPeer(self.options, link, now))
+        for peer in self.peers[:]:
+            try:
+                said = yield Available(peer.link)
+                if said:
+                    yield Send(peer.feed(said), peer.link, True)
+                if peer.refusal:
+                    raise Later(peer.refusal)
+                if peer.due and not 0 <= now - peer.since <= self.options.timeout:
+                    raise OSError(errno.ETIME, 'no handshake within the time allowed')
+            except OSError as error:
+                yield from self.lose(peer, error)
+        yield from self.give()
+
+    def admit(self, peer):
+        """Greets a new peer. When there are too many, the first that is not ready has to go."""
+        self.peers.append(peer)
+        try:
+            yield Send(peer.greeting, peer.link, True)
+        except OSError as error:
+            yield from self.lose(peer, error)
+        if len(self.peers) > ZMQ_PEERS:
+            first = [peer for peer in self.peers if peer.due][0]
+            yield from self.lose(first, Later('more than %d peers' % ZMQ_PEERS))
+
+
+def zeromq_link(options):
+    """Where the peer is, or where peers dial us."""
+    host, number = host_and_port(options.endpoint.partition('://')[2])
+    if host == '*' and not options.bind:
+        raise ValueError('found %s without "bind", need a host to connect to' % (
+            json_text(options.endpoint)))
+    for name in ('username', 'password'):
+        if len(utf8(options[name])) > 255:
+            raise ValueError('found a %s of %d bytes, need 255 at most' % (
+                name, len(utf8(options[name]))))
+    if options.format == 'flat':
+        check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
+    return ('bind', host, number) if options.bind else ('tcp', host, number, None)
+
+
+@emitter('zeromq', 'ZeroMQ: PUSH or PUB, to sockets of libzmq 4 and what speaks like it', [
+    Option('endpoint', zmq_endpoint, 'tcp://127.0.0.1:5556', 'Where the PULL or SUB is'),
+    Option('pattern', choice('push', 'pub'), 'push',
+           'push: each tick to one PULL; pub: to every SUB that subscribed, behind a topic'),
+    Option('bind', boolean, False,
+           'Let them connect to us at the endpoint; "tcp://*:5556" is every address of this host'),
+    Option('topic', template, 'statbadger', 'With "pattern": "pub": what they subscribe to'),
+] + LOGIN_OPTIONS + MESSAGE_OPTIONS, 'sent', zeromq_link)
+def zeromq(options, memory):
+    """A message per tick (or point). ZeroMQ acknowledges nothing in either pattern."""
+    return ZmqBound(options, memory).dialogue() if options.bind else zmq_connected(options)
+
+
 # -- rabbitmq: a publisher of AMQP 0-9-1 (its specification; rabbitmq.com, "Publisher Confirms") --
 
 AMQP_HELLO = b'AMQP\0\0\x09\x01'                # protocol 0, version 0-9-1
@@ -4665,16 +7005,17 @@ def rabbitmq(options, memory):
             yield from session.publish(frames)
         else:
             yield from session.beat()
-        frames = yield Next(session.interval(), Send(AMQP_GOODBYE, session.link))
+        frames = yield Next(session.interval(), goodbye=Send(AMQP_GOODBYE, session.link))
 
 
-# == 9 TRANSPORTS: sockets, pipes, the log; who performs the steps of a dialogue ================
+# == 9 TRANSPORTS: sockets, pipes, files, the log; who performs the steps of a dialogue =========
 
 TIOCOUTQ = 0x5411  # bytes that the peer's kernel has not acknowledged; elsewhere an error
 FOUR_BYTES = b'\0\0\0\0'
 TCP_USER_TIMEOUT = 18  # ms that sent bytes may go unacknowledged before the connection breaks
 MOST_LINE = 65536
 FAREWELL = 0.5  # seconds for a peer to close after we have: some never do
+BACKLOG = 64                    # who dials while we are busy
 PIPE_BUF = 4096  # a pipe that poll() calls writable takes so many bytes without blocking
 MOST_REPLY = 65536              # bytes of an HTTP reply that are read
 MOST_PIECE = 1 << 18            # bytes that TLS encrypts at a time: they are held twice meanwhile
@@ -4784,9 +7125,21 @@ class StreamLink:
             if not self.receive():
                 wait_for(self.fd, select.POLLIN, deadline)
 
-    def available(self):
+    def gather(self):
         while not self.buffer and self.receive():
             pass                                # what TLS has received may be no text yet
+
+    def available(self, wait, deadline):
+        self.gather()
+        if not self.buffer and wait:
+            try:
+                wait_for(self.fd, select.POLLIN, min(deadline, time.monotonic() + wait))
+                self.gather()
+            except OSError as error:
+                if error.errno != errno.ETIME:
+                    raise
+        if wait:
+            left(deadline)                      # also for a peer that talks on and on
         data, self.buffer = self.buffer, b''
         self.unheard = self.unheard and not data
         return data
@@ -4840,6 +7193,65 @@ class StreamLink:
             return self.sent - struct.unpack('i', ioctl(self.fd, TIOCOUTQ, FOUR_BYTES))[0]
         except OSError:
             return self.sent                    # another number on this architecture
+
+    def close(self):
+        if self.sock is not None:
+            self.sock.close()
+            self.sock = None
+
+
+class AcceptedLink(StreamLink):
+    """A connection that somebody else has made; name: his address."""
+
+    def __init__(self, sock, name, timeout):
+        self.sock, self.fd, self.name = sock, sock.fileno(), name
+        sock.setblocking(False)
+        tcp_options(sock, timeout)
+
+
+class ListeningLink:
+    """Owns one socket that others dial, at the first of the addresses that can be had."""
+    unheard, sock = False, None
+
+    def __init__(self, addresses):
+        for family, kind, protocol, _, address in addresses:
+            try:
+                self.sock = _socket.socket(family, kind, protocol)
+                self.listen(family, address)
+                return
+            except OSError as error:
+                self.close()
+                last = error
+        raise last
+
+    def listen(self, family, address):
+        self.fd = self.sock.fileno()
+        self.sock.setblocking(False)
+        self.sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+        if family == _socket.AF_INET6:          # "::" takes IPv4 too
+            self.sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 0)
+        self.sock.bind(address)
+        self.sock.listen(BACKLOG)
+
+    def accept(self, timeout):
+        """A link to the next one who dialled, or None."""
+        try:
+            fd, address = self.sock._accept()
+        except (BlockingIOError, ConnectionError):      # gone again already
+            return None
+        sock = _socket.socket(self.sock.family, _socket.SOCK_STREAM, 0, fd)
+        try:
+            return AcceptedLink(sock, address[0], timeout)
+        except OSError:
+            sock.close()
+            return None
+
+    def overhear(self):
+        """Nobody listens: who dials is turned away."""
+        link = self.accept(1)
+        if link:
+            link.close()
+        return True
 
     def close(self):
         if self.sock is not None:
@@ -5077,6 +7489,175 @@ class StdoutLink:
         pass
 
 
+def naming(method):
+    """A method of a FileLink, whose errors name the file."""
+    def named(self, *what):
+        try:
+            return method(self, *what)
+        except OSError as error:
+            raise OSError(error.errno, '%s: %s' % (self.name, error.strerror))
+    return named
+
+
+class FileLink:
+    """Owns one regular file, locked against others (flock(2)); close() gives it back.
+
+    What was sent after the last sync() is cut off by close(), and a file that was made for it and
+    holds nothing then goes away: nobody meets half of what was to be written. The kernel has no
+    deadlines for files: when a network file system hangs, so does the thread.
+    """
+    fd, unheard = None, False                   # nothing ever comes in here
+
+    def __init__(self, path, folder):
+        self.name, self.path = path, path_bytes(path)
+        self.file = self.safe = None
+        self.made, self.end = False, 0
+        try:
+            self.open(path_bytes(folder))
+        except BaseException:
+            self.close()
+            raise
+
+    @naming
+    def open(self, folder):
+        make_folders(folder, os.path.dirname(self.path))
+        how = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+        try:
+            self.file = os.open(self.path, how | os.O_CREAT | os.O_EXCL, 0o640)
+            self.made = True
+        except FileExistsError:
+            if not os.path.isfile(self.path):   # to open a device may set something going
+                raise OSError(errno.EINVAL, 'is no regular file')
+            self.file = os.open(self.path, how)
+        try:
+            flock(self.file, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            raise OSError(errno.EBUSY, 'somebody else writes to it')
+        self.end = self.safe = self.length()
+
+    @naming
+    def size(self):
+        return self.length()
+
+    def length(self):
+        """Its size; ESTALE when the path leads elsewhere by now."""
+        here = os.fstat(self.file)
+        try:
+            there = os.stat(self.path)
+        except FileNotFoundError:
+            there = None
+        if not there or (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
+            raise OSError(errno.ESTALE, 'was moved away or deleted')
+        return here.st_size
+
+    @naming
+    def part(self, at, n):
+        pieces = []
+        while n > 0:
+            piece = os.pread(self.file, n, at)
+            if not piece:
+                break
+            pieces.append(piece)
+            at, n = at + len(piece), n - len(piece)
+        return b''.join(pieces)
+
+    @naming
+    def send(self, data, deadline):
+        view = memoryview(data)
+        while view:
+            n = os.pwrite(self.file, view, self.end)
+            self.end += n
+            view = view[n:]
+
+    @naming
+    def truncate(self, n):
+        os.ftruncate(self.file, n)
+        self.end = self.safe = n
+
+    @naming
+    def sync(self):
+        os.fsync(self.file)
+        if not os.fstat(self.file).st_nlink:
+            raise OSError(errno.ESTALE, 'was deleted')
+        if self.made:
+            sync_folder(os.path.dirname(self.path))
+        self.safe, self.made = self.end, False
+
+    @naming
+    def rename(self, path):
+        path = path_bytes(path)
+        os.rename(self.path, path)
+        self.path = path
+        sync_folder(os.path.dirname(path))
+
+    def close(self):
+        if self.file is None:
+            return
+        try:
+            if self.safe is not None and self.end > self.safe:
+                os.ftruncate(self.file, self.safe)
+            if self.made and self.safe == 0 and self.length() == 0:
+                os.unlink(self.path)
+        except OSError:
+            pass                                # whoever opens it next finds it torn, and mends it
+        os.close(self.file)
+        self.file = None
+
+
+def path_bytes(path):
+    """The path as the kernel has it, whatever the locale says."""
+    return path.encode('utf-8', 'surrogateescape')
+
+
+def make_folders(there, folder):
+    """Makes the folders below the one that must be there."""
+    missing = []
+    try:
+        os.stat(there or b'.')
+    except FileNotFoundError:
+        raise OSError(errno.ENOENT, 'there is no folder ' + there.decode('utf-8', 'replace'))
+    while len(folder) > len(there) and not os.path.isdir(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    for folder in reversed(missing):
+        try:
+            os.mkdir(folder, 0o750)
+        except FileExistsError:
+            pass                                # another agent was faster
+        sync_folder(os.path.dirname(folder))
+
+
+def sync_folder(folder):
+    """Returns once the names in the folder are on the disk, where the file system can do that."""
+    try:
+        fd = os.open(folder or b'.', os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        return                                  # we may put files there, and not look
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(fd)
+
+
+def files_in(folder, start):
+    """See Files in section 1."""
+    out, start = [], path_bytes(start)
+    with os.scandir(path_bytes(folder) or b'.') as entries:
+        for entry in entries:
+            if not entry.name.startswith(start):
+                continue
+            try:
+                when = entry.stat(follow_symlinks=False).st_mtime_ns
+            except FileNotFoundError:
+                continue                        # it went away meanwhile
+            name = entry.name.decode('utf-8', 'surrogateescape')
+            out.append((name, when if entry.is_file() else None))
+    return out
+
+
 class Question:
     """A name that is asked for in a thread of its own, for getaddrinfo() has no deadline. Owns the
     descriptor that tells when the answer is there; close() gives it back."""
@@ -5132,6 +7713,18 @@ class Resolver:
         if isinstance(question.answer, OSError):
             raise question.answer
         return question.answer
+
+
+def small_file(path):
+    """The bytes of a file; OSError when there is no such file, or it has more than 64 KiB."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        data = os.read(fd, MOST_REPLY + 1)
+    finally:
+        os.close(fd)
+    if len(data) > MOST_REPLY:
+        raise OSError(errno.EFBIG, 'a file of more than %d bytes' % MOST_REPLY)
+    return data
 
 
 class HttpLink:
@@ -5309,11 +7902,14 @@ class Opener:
         self.stdout, self.contexts, self.resolver, self.turn = stdout, contexts, Resolver(), 0
 
     def open(self, target, timeout, deadline):
-        """A link to ('stdout',), ('udp', host, port), ('tcp', host, port, tls), ('unix', path) or
-        ('http', url, tls, proxy); ('none',) has none. tls: None, or what Contexts takes. proxy: ''
-        or its URL."""
+        """A link to ('stdout',), ('udp', host, port), ('tcp', host, port, tls), ('unix', path),
+        ('http', url, tls, proxy), ('file', path, folder), or ('bind', host, port), where others
+        dial us; ('none',) has none. tls: None, or what Contexts takes. proxy: '' or its URL.
+        folder: what of the path must be there. A host '*' binds all addresses."""
         if target[0] == 'stdout':
             return self.stdout
+        if target[0] == 'file':
+            return FileLink(*target[1:])
         if target[0] == 'http':
             return self.web(*target[1:] + (timeout, deadline))
         if target[0] == 'tcp':
@@ -5321,10 +7917,20 @@ class Opener:
         if target[0] == 'unix':
             return StreamLink([(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, '', target[1])], timeout,
                               deadline)
+        if target[0] == 'bind':
+            return ListeningLink(self.own_addresses(target[1], target[2], deadline))
         addresses = self.resolver.addresses(target[1], target[2], _socket.SOCK_DGRAM, deadline)
         self.turn += 1  # a datagram tells of a dead address only when the next one is sent
         first = (self.turn - 1) % len(addresses)
         return DatagramLink(addresses[first:] + addresses[:first])
+
+    def own_addresses(self, host, port, deadline):
+        """Where to listen: IPv4 first for a name, since more clients try that."""
+        if host == '*':
+            return [(_socket.AF_INET6, _socket.SOCK_STREAM, 0, '', ('::', port)),
+                    (_socket.AF_INET, _socket.SOCK_STREAM, 0, '', ('0.0.0.0', port))]
+        found = self.resolver.addresses(host, port, _socket.SOCK_STREAM, deadline)
+        return sorted(found, key=lambda address: address[0] != _socket.AF_INET)
 
     def stream(self, host, port, tls, timeout, deadline):
         addresses = self.resolver.addresses(host, port, _socket.SOCK_STREAM, deadline)
@@ -5360,10 +7966,10 @@ def converse(dialogue, batches, target, timeout, opener):
     """Performs the steps of a dialogue until it ends, breaks (raises), or batches has no more for
     it.
 
-    batches: next(idle, exchange) -> frames, [] or None at the end; done(n); reject(step);
-    note(text); wait(seconds); listen(seconds, descriptors); broken(). A connection is opened by the
-    first step that needs it. A peer that closed while nothing was under way is dialled again at
-    once: nothing was lost.
+    batches: next(idle, exchange) -> frames, [] or None at the end; hold(idle, exchange, lack) -> []
+    or None; done(n); reject(step); note(text); wait(seconds); listen(seconds, descriptors);
+    broken(). A connection is opened by the first step that needs it. A peer that closed while
+    nothing was under way is dialled again at once: nothing was lost.
     """
     exchange = Exchange(batches, target, timeout, opener)
     answer, failure = None, None
@@ -5395,7 +8001,8 @@ class Exchange:
     def __init__(self, batches, target, timeout, opener):
         self.batches, self.target, self.timeout, self.opener = batches, target, timeout, opener
         self.link, self.links, self.deadline = None, [], time.monotonic() + timeout
-        self.marks = []  # (link, bytes sent, frames done with them): a peer that answers nothing
+        self.marks = []  # ([(link, bytes sent)], frames done with them): peers that answer nothing
+        self.listener = None
 
     def drop(self):
         for link in self.links[:]:
@@ -5408,9 +8015,11 @@ class Exchange:
             link.close()
         if link is self.link:
             self.link = None
+        if link is self.listener:
+            self.listener = None
 
-    def open(self, target):
-        self.deadline = time.monotonic() + self.timeout
+    def open(self, target, within=None):
+        self.deadline = time.monotonic() + min(self.timeout, within or self.timeout)
         try:
             link = self.opener.open(target, self.timeout, self.deadline)
         except OSError as error:
@@ -5443,22 +8052,28 @@ class Exchange:
 
     def next(self, step):
         unheard = [link for link in self.links if link.unheard]
-        for link in unheard:                    # peers that answer nothing: their kernel has it
-            try:
-                link.settle(self.deadline)
-            except OSError as error:
-                self.collect(error)
-                raise
+        self.on_each(unheard, lambda link: link.settle(self.deadline))
         if unheard and self.batches.ending():
-            for link in unheard:
-                link.farewell(self.deadline)
-        frames = self.batches.next(step.idle, self)
+            self.on_each(unheard, lambda link: link.farewell(self.deadline))
+        frames = (self.batches.next(step.idle, self) if step.lack is None
+                  else self.batches.hold(step.idle, self, step.lack))
         if frames is None:
             self.part(step.goodbye)
             raise Exhausted
         self.deadline, self.marks = time.monotonic() + self.timeout, []
         return frames
 
+    def on_each(self, links, perform):
+        """Performs it on each of the links: peers that answer nothing, whose kernel has to have
+        it. One that breaks is closed, and named in the error."""
+        for link in links:
+            try:
+                perform(link)
+            except OSError as error:
+                self.collect(error)
+                self.shut(link)
+                error.link = link
+                raise
     def part(self, goodbye):
         """The last word, and a moment for the peer to say or do something about it."""
         if goodbye and goodbye.link in self.links:
@@ -5470,19 +8085,33 @@ class Exchange:
                 pass                            # it is gone, and needs none
 
     def collect(self, error):
-        """What the peer's kernel has when the time is over need not be sent again: a sink that is
+        """What the peers' kernels have when the time is over need not be sent again: a sink that is
         slow gets on. After a reset that says nothing: nobody has read it."""
         if error.errno == errno.ETIME:
-            for link, sent, n in self.marks:
-                if sent <= link.acknowledged():
+            for places, n in self.marks:
+                if all(link in self.links and sent <= link.acknowledged() for link, sent in places):
                     self.batches.done(n)
 
     def done(self, step):
         unheard = [link for link in self.links if link.unheard and hasattr(link, 'sent')]
-        for link in unheard:
-            self.marks.append((link, link.sent, step.n))
-        if not unheard:
+        if unheard:
+            self.marks.append(([(link, link.sent) for link in unheard], step.n))
+        else:
             self.batches.done(step.n)
+
+    def send(self, step, link):
+        unheard = link.unheard
+        link.send(step.data, self.deadline)
+        if step.aside:
+            link.unheard = unheard
+
+    def accept(self, step):
+        if self.listener is None:
+            self.listener = self.open(self.target)
+        link = self.listener.accept(self.timeout)
+        if link:
+            self.links.append(link)
+        return link
 
     def heard(self):
         """Called when a link has input while nothing is under way: a peer that closed is dialled
@@ -5506,7 +8135,7 @@ class Exchange:
     def request(self, step):
         """A connection that was kept alive may have been closed by the peer in the same moment: the
         request is sent once more at once, on a new one."""
-        fresh = self.link is None
+        fresh = self.link is None or step.link is not None
         link = self.linked(step)
         try:
             answer = link.exchange(step, self.deadline)
@@ -5519,6 +8148,15 @@ class Exchange:
             self.shut(link)
         return answer
 
+    def dial(self, step):
+        target = self.target
+        if step.url is not None:
+            usual = ('', '', '', True) if step.url.startswith('https:') else None
+            target = ('http', step.url, usual, '')
+        elif step.host is not None:
+            target = ('tcp', step.host, step.port, target[3])
+        return self.open(target, step.within)
+
     def wait(self, step):
         answer = None
         if step.link is not None:
@@ -5529,16 +8167,22 @@ class Exchange:
         return answer
 
     STEPS = {
-        Next: next, Request: request, Wait: wait, Done: done,
-        Send: on_link(lambda self, step, link: link.send(step.data, self.deadline)),
+        Next: next, Request: request, Wait: wait, Done: done, Accept: accept, Send: on_link(send),
         Line: on_link(lambda self, step, link: link.until(
             lambda data: data.find(b'\n') + 1 or None, self.deadline)),
         Read: on_link(lambda self, step, link: link.until(
             lambda data: step.n if len(data) >= step.n else None, self.deadline, step.n)),
-        Available: on_link(lambda self, step, link: link.available()),
-        Dial: lambda self, step: self.open(('tcp', step.host, step.port, self.target[3])
-                                           if step.host is not None else self.target),
+        Available: on_link(lambda self, step, link: link.available(step.wait, self.deadline)),
+        Dial: dial, File: lambda self, step: small_file(step.path),
         Close: lambda self, step: self.shut(step.link),
+        Open: lambda self, step: self.open(('file', step.path, step.folder)),
+        Size: on_link(lambda self, step, link: link.size()),
+        Part: on_link(lambda self, step, link: link.part(step.at, step.n)),
+        Truncate: on_link(lambda self, step, link: link.truncate(step.n)),
+        Sync: on_link(lambda self, step, link: link.sync()),
+        Rename: on_link(lambda self, step, link: link.rename(step.path)),
+        Files: lambda self, step: files_in(step.folder, step.start),
+        Remove: lambda self, step: os.unlink(path_bytes(step.path)),
         Reject: lambda self, step: self.batches.reject(step),
         Say: lambda self, step: self.batches.note(step.text),
         Now: lambda self, step: time.time(),
@@ -5605,7 +8249,6 @@ class Log:
 FIRST_BACKOFF = 0.5             # seconds; the longest wait doubles with each failure in a row
 LONGEST_BACKOFF = 60.0
 LONGEST_PAUSE = 300.0           # whatever a peer asks for
-RESENT, MOST_RESENT = 10000, 100        # ms and number of ticks that go again after a break
 MOST_REASON = 400               # letters of what a peer says that are passed on
 MOST_DOUBTS = 10                # failures in a row that may be the fault of the data
 LAST_WORDS = 5.0                # seconds that SIGTERM and SIGINT leave for delivery
@@ -5771,7 +8414,7 @@ class Cursor:
 
     def configure(self, role):
         options, self.delivery = role.options, role.delivery
-        self.resends = role.delivery == 'sent' and role.target[0] == 'tcp'
+        self.resends = role.delivery == 'sent' and role.target[0] in ('tcp', 'bind')
         self.interval, self.flush = milliseconds(options.interval), milliseconds(options.flush)
         self.batch = self.limit = options.batch
 
@@ -5872,10 +8515,6 @@ class Cursor:
                 self.recent = []
             self.pinned, self.broke = 0, self.resends and (broke and reached or self.broke)
 
-    def lost_nothing(self):
-        """Whether a connection that breaks now takes no tick along."""
-        return not self.pinned and not self.resends
-
     def doubt(self):
         """The peer answers to the batch under way with what may be its own trouble, or the data's.
         After ten times it goes in halves; a single tick is refused when others got through
@@ -5936,7 +8575,12 @@ def secrets_of(declared, options):
             out.update([login, login.partition(':')[2], basic(login).partition(' ')[2]])
     if hasattr(options, 'password'):
         out.add(basic('%s:%s' % (options.username, options.password)).partition(' ')[2])
-    out.update([disguise for text in out for disguise in disguises(text)])
+    return hidden(out)
+
+
+def hidden(texts):
+    """The texts and their disguises, longest first."""
+    out = set(texts).union(disguise for text in texts for disguise in disguises(text))
     return sorted([text for text in out if len(text) > 2], key=len, reverse=True)
 
 
@@ -6003,8 +8647,9 @@ class Sender:
             except Refused as error:
                 self.refused(error)
             except OSError as error:
-                if isinstance(error, ConnectionError) and self.cursor.lost_nothing():
-                    continue                    # an idle session was closed
+                if isinstance(error, ConnectionError) and not self.cursor.pinned:
+                    self.cursor.keep()          # an idle session was closed
+                    continue
                 user = self.role.target[0] == 'none'    # whose OSError may come from anywhere
                 reason = trouble(error) if user else error.strerror or str(error)
                 self.ended = self.failed(error, reason) or self.ended
@@ -6045,6 +8690,25 @@ class Sender:
             if idle is not None and not frames and what != RANG:
                 break
         return frames
+
+    def hold(self, idle, exchange, lack):
+        """[] for a dialogue that has nobody to send to, when a link has input or after so many
+        seconds; the batch before is acknowledged. None when it is over. What is lacking is said
+        when ticks wait for it."""
+        cursor = self.cursor
+        if cursor.pinned:
+            self.recovered()
+        cursor.next_batch(False)
+        if self.renewal or cursor.closing and not cursor.frames:
+            return None
+        if self.is_over():
+            raise Later(lack)
+        cursor.bell.listen(exchange.ears())
+        most = idle if self.deadline is None else min(idle, max(0, self.deadline - self.now()))
+        self.failure = lack if cursor.frames and lack else self.failure
+        if not cursor.bell.wait(most) and lack and cursor.frames:
+            self.told |= self.say(lack + '; the ticks wait')
+        return []
 
     def done(self, n):
         self.cursor.done(n)
@@ -6150,7 +8814,8 @@ class Sender:
 
     def plain(self, reason):
         """The text without secrets, which a server may have sent back, and not too long."""
-        for text in self.role.secrets:
+        learnt = (self.role.memory or {}).get('secrets')
+        for text in hidden(list(self.role.secrets) + learnt) if learnt else self.role.secrets:
             reason = reason.replace(text, '****')
         return reason if len(reason) <= MOST_REASON else reason[:MOST_REASON] + ' ...'
 

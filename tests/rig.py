@@ -19,9 +19,9 @@ def stamp(path):
     return os.stat(path).st_mtime_ns if os.path.isfile(path) else 0
 
 
-def configured(name, **options):
+def configured(name, environ=(), **options):
     """The Chosen of an emitter with these options, through the configuration as a user would write it."""
-    place = statbadger.Place('test', '', {}, None, stamp)
+    place = statbadger.Place('test', '', dict(environ), None, stamp)
     return statbadger.read_config(json.dumps({'emitters': {name: options}}), place).emitters[0]
 
 

@@ -552,6 +552,10 @@ def test_user_code_on_the_command_line_gets_its_options():
 
 # -- the example ------------------------------------------------------------------------------
 
+# What has no default, since nobody but the user knows it.
+NEEDED = [('sqs', 'queue_url', 'https://sqs.eu-west-1.amazonaws.com/1/q')]
+
+
 def uncommented():
     """The example with every `// "key": value` line and every commented brace made active."""
     return re.sub(r'(?m)^( *)// ("[a-z0-9_]+": |\},?$)', r'\1\2', statbadger.example_config())
@@ -569,8 +573,12 @@ def test_the_example_means_the_same_as_no_configuration():
 
 
 def test_the_example_without_its_comment_signs_is_valid_and_says_the_defaults():
-    settings = load(uncommented())
-    bare = load('', Command(modules=list(statbadger.MODULES), emitters=list(statbadger.EMITTERS)))
+    text, emitters = uncommented(), list(statbadger.EMITTERS)
+    for kind, option, value in NEEDED:
+        text = text.replace('"%s": ""' % option, '"%s": "%s"' % (option, value))
+        emitters[emitters.index(kind)] = '%s,%s=%s' % (kind, option, value)
+    settings = load(text)
+    bare = load('', Command(modules=list(statbadger.MODULES), emitters=emitters))
     assert settings.modules == bare.modules and settings.emitters == bare.emitters
     assert settings.top == bare.top
 

@@ -22,7 +22,11 @@ import statbadger
 from conftest import FakeClock
 from rig import configured, role_of
 from standins import ALWAYS, Bad, HttpStandin, InfluxStandin, KafkaStandin, Listener, Proxy, Result
+from standins_influxdb import InfluxdbStandin
+from standins_sqs import Key, SqsStandin
+from standins_zeromq import ZmqStandin
 from standins_rabbitmq import AmqpStandin
+from standins_tsdb import KairosStandin, KairosTelnet, OpenTsdbStandin, OpenTsdbTelnet
 
 SEED = int(os.environ.get('FAULT_SEED', random.randrange(1 << 30)))
 WHO = dict.fromkeys(statbadger.IDENTITY_KEYS, '')
@@ -259,10 +263,13 @@ class Variant:
 
     exact: nothing is doubled either. answers: its peer answers. login, tls: whether it has that.
     every: every byte is a place to cut it; a sample otherwise. tells: it says that a password is wrong.
-    apart: each point is a message, so that the good ones of a bad tick are stored.
+    dislike: what it says of a tick that it does not like. wrong: options that have one. refuses: it says what it
+    does not like; partial: it stores all else of that tick. pointwise: its peer refuses single points, and the
+    rest of their tick is stored. apart: each point is a message, so that the good ones of a bad tick are stored.
     """
-    exact = answers = login = tls = every = http = apart = False
-    tells = True
+    dislike = 'I do not like'
+    exact = answers = login = tls = every = http = pointwise = apart = partial = False
+    tells, refuses, wrong = True, True, {'password': 'not ' + PASSWORD}
 
     def __init__(self, name, every=False, **values):
         self.name, self.every, self.values = name, every, values
@@ -365,6 +372,47 @@ class Influx(Variant):
         return [(key[0], int(point['value'])) for key, point in found.items()]
 
 
+class Influxdb(Variant):
+    """Every version: 1 and 3 leave a line with a marker out and store the rest, 2 refuses all of it."""
+    kind, delivery, exact, answers, login, http = 'influxdb', 'acknowledged', True, True, True, True
+    token = 'tok3n/of+gold'
+
+    def __init__(self, name, every=False, version=1, https=False, **values):
+        values.update({1: {'database': 't', 'username': 'mia', 'password': PASSWORD},
+                       2: {'bucket': 't', 'org': 'o', 'token': self.token},
+                       3: {'database': 't', 'token': self.token}}[version])
+        Variant.__init__(self, name, every, **values)
+        self.version, self.tls = version, https
+        self.dislike = 'unable to parse' if version == 2 else 'marker'
+
+    def server(self, context):
+        return PickyInfluxdb(self.version, users={'mia': PASSWORD}, tokens=[self.token], tls=context,
+                             types={} if self.version == 2 else {('t', 'marker'): 'integer'})
+
+    def where(self, port):
+        return {'url': 'http%s://127.0.0.1:%d' % ('s' * self.tls, port)}
+
+    def options(self, port, files=None, **more):
+        if self.version > 1 and 'password' in more:
+            more['token'] = more.pop('password').replace(' ', '')
+        return Variant.options(self, port, files, **more)
+
+    def secrets(self):
+        return Variant.secrets(self) + [self.token, urllib.parse.quote(self.token, safe='')]
+
+    def stored(self, server):
+        return [(field, int(value)) for measurement, tags, field, value, stamp in server.points() if field in 'ab']
+
+
+class PickyInfluxdb(InfluxdbStandin):
+    """2 refuses every batch that holds a field named marker."""
+
+    def write12(self, good, bad):
+        disliked = [one for one in good if 'marker' in one[2][2]] if self.version == 2 else []
+        InfluxdbStandin.write12(self, [one for one in good if one not in disliked],
+                                bad + [(number, line, 'no') for number, line, _ in disliked])
+
+
 class Kafka(Variant):
     kind, answers = 'kafka', True
 
@@ -409,6 +457,64 @@ class OldKafka(Kafka):
     versions, tells = '0.11', False
 
 
+class PickySqs(SqsStandin):
+    """Refuses every message that holds t.marker."""
+
+    def __init__(self, tls):
+        SqsStandin.__init__(self, {'AKIA1': Key(PASSWORD, SESSION, 0)}, tls=tls)
+        self.fail('InvalidMessageContents', True, ALWAYS, 't.marker', 'I do not like t.marker')
+
+
+SESSION = 'tok3n/of+gold=='
+
+
+class Sqs(Variant):
+    """The secret key is the password; to a FIFO queue nothing goes twice."""
+    kind, delivery, answers, login, http = 'sqs', 'acknowledged', True, True, True
+    wrong = {'secret_key': 'not ' + PASSWORD}
+
+    def __init__(self, name, every=False, https=False, queue='stats', **values):
+        Variant.__init__(self, name, every, region='us-east-1', access_key='AKIA1', secret_key=PASSWORD,
+                         session_token=SESSION, **values)
+        self.tls, self.queue, self.exact = https, queue, queue.endswith('.fifo')
+        self.pointwise = values.get('format') == 'flat'
+
+    def server(self, context):
+        return PickySqs(context)
+
+    def where(self, port):
+        return {'queue_url': 'http%s://127.0.0.1:%d/1/%s' % ('s' * self.tls, port, self.queue)}
+
+    def secrets(self):
+        return Variant.secrets(self) + [SESSION, urllib.parse.quote(SESSION, safe='')]
+
+    def stored(self, server):
+        found = [match.groups() for body in server.bodies(self.queue) for match in Kafka.PATTERN.finditer(body)]
+        return [(a or c or e, int(b or d or f)) for a, b, c, d, e, f in found]
+
+
+class Zeromq(Variant):
+    """Connecting; bound: tests/test_zeromq.py. No TLS, and no peer that refuses a message."""
+    kind, delivery, answers = 'zeromq', 'sent', True
+
+    def __init__(self, name, every=False, login=False, **values):
+        Variant.__init__(self, name, every, **values)
+        self.login = login
+        if login:
+            self.values.update(username='mia', password=PASSWORD)
+
+    def server(self, context):
+        return ZmqStandin('SUB' if self.values.get('pattern') == 'pub' else 'PULL',
+                          {'mia': PASSWORD} if self.login else None)
+
+    def where(self, port):
+        return {'endpoint': 'tcp://127.0.0.1:%d' % port}
+
+    def stored(self, server):
+        found = [match.groups() for body in server.bodies() for match in Kafka.PATTERN.finditer(body.decode())]
+        return [(a or c or e, int(b or d or f)) for a, b, c, d, e, f in found]
+
+
 class RabbitMQ(Variant):
     """heartbeat 0: in these tests idle seconds pass in no time, and no broker would send enough of them."""
     kind, delivery, answers, login = 'rabbitmq', 'acknowledged', True, True
@@ -433,18 +539,51 @@ class RabbitMQ(Variant):
         return [(a or c or e, int(b or d or f)) for a, b, c, d, e, f in found]
 
 
+class Tsdb(Variant):
+    """OpenTSDB or KairosDB, over HTTP or telnet."""
+    delivery, exact, answers, partial = 'acknowledged', True, True, True
+    STANDINS = {('opentsdb', 'http'): OpenTsdbStandin, ('opentsdb', 'telnet'): OpenTsdbTelnet,
+                ('kairosdb', 'http'): KairosStandin, ('kairosdb', 'telnet'): KairosTelnet}
+
+    def __init__(self, name, every=False, **values):
+        Variant.__init__(self, name, every, **values)
+        self.kind, self.standin = name.split('-')[0], self.STANDINS[name.split('-')[0], values['protocol']]
+        self.http = self.login = values['protocol'] == 'http'
+        self.refuses = self.standin is not KairosTelnet
+        if self.login:
+            self.values.update(username='mia', password=PASSWORD)
+
+    def server(self, context):
+        return self.standin(context, users={'mia': PASSWORD}) if self.login else self.standin(context)
+
+    def where(self, port):
+        return {'host': '127.0.0.1', 'port': port}
+
+    def stored(self, server):
+        return [(name[2:], int(number)) for name, number in (
+            (key[0], number) for key, number in list(server.points.items())) if name in ('t.a', 't.b')]
+
+
 VARIANTS = {
     'graphite': [Graphite('graphite', True), Graphite('graphite-pickle', True, protocol='pickle'),
                  Graphite('graphite-tls', tls=True)],
     'influxdb08': [Influx('influxdb08', True, gzip=False),
                    Influx('influxdb08-gzip', headers={'X-Scope': TOKEN}),
                    Influx('influxdb08-https', https=True)],
+    'influxdb': [Influxdb('influxdb', True, gzip=False), Influxdb('influxdb-https', https=True),
+                 Influxdb('influxdb-2', version=2), Influxdb('influxdb-3', version=3)],
     'kafka': [Kafka('kafka', True), Kafka('kafka-acks-1', acks='1'), Kafka('kafka-acks-0', acks='0'),
               Kafka('kafka-flat-gzip', format='flat', codec='gzip'),
               Kafka('kafka-graphite-no-key', format='graphite', prefix='x', key=''),
               Kafka('kafka-plain', sasl='plain'), Kafka('kafka-scram-256', sasl='scram-sha-256'),
               Kafka('kafka-scram-512-tls', sasl='scram-sha-512', tls=True), Kafka('kafka-tls', tls=True),
               OldKafka('kafka-0.11'), OldKafka('kafka-0.11-plain', sasl='plain')],
+    'sqs': [Sqs('sqs'), Sqs('sqs-fifo', True, queue='stats.fifo'),
+            Sqs('sqs-fifo-flat', queue='stats.fifo', format='flat'), Sqs('sqs-graphite', format='graphite', prefix='x'),
+            Sqs('sqs-https', https=True)],
+    'zeromq': [Zeromq('zeromq', True), Zeromq('zeromq-pub', True, pattern='pub', topic='{hostname}'),
+               Zeromq('zeromq-flat-plain', login=True, format='flat'),
+               Zeromq('zeromq-pub-plain', True, login=True, pattern='pub', format='graphite', prefix='x')],
     'rabbitmq': [RabbitMQ('rabbitmq', True),
                  RabbitMQ('rabbitmq-queue', queue='q', confirms='multiple', heartbeat=60),
                  RabbitMQ('rabbitmq-exchange', exchange='metrics', queue='q', routing_key='stats.{hostname}'),
@@ -452,7 +591,15 @@ VARIANTS = {
                  RabbitMQ('rabbitmq-graphite', format='graphite', prefix='x', persistent=False),
                  RabbitMQ('rabbitmq-terse', terse=True), RabbitMQ('rabbitmq-tls', tls=True)],
 }
-EXEMPT = {'stdout': 'has no peer and no connection: tests/test_transports.py', 'stdout_pretty': 'as stdout'}
+for database in ('opentsdb', 'kairosdb'):
+    VARIANTS[database] = [
+        Tsdb(database, True, protocol='http', gzip=False),
+        Tsdb(database + '-gzip', protocol='http', headers={'X-Scope': TOKEN}),
+        Tsdb(database + '-https', protocol='http', tls=True),
+        Tsdb(database + '-telnet', True, protocol='telnet'),
+        Tsdb(database + '-telnet-tls', protocol='telnet', tls=True)]
+EXEMPT = {'stdout': 'has no peer and no connection: tests/test_transports.py', 'stdout_pretty': 'as stdout',
+          'avro': 'writes files: tests/test_avro_faults.py'}
 ALL = [variant for variants in VARIANTS.values() for variant in variants]
 ANSWERED = [variant for variant in ALL if variant.answers]
 HTTP = [variant for variant in ALL if variant.http and not variant.tls]
@@ -514,12 +661,12 @@ def arrived(variant, server, fed):
 
 def whole(variant, server, agent, seconds=4.0, without=()):
     """Asserts that all that was fed ends up at the server as promised, and nothing else happens to it."""
-    fed = [n for n in agent.fed if n not in without]
+    fed = [n for n in agent.fed if variant.partial or n not in without]
     if not soon(lambda: not agent.pending and arrived(variant, server, fed), seconds):
         stored = variant.stored(server)
         raise AssertionError('missing %r, fed %r, stored %r, %r, said %r' % (
             [n for n in fed if not {('a', n), ('b', n)} <= set(stored)], fed, stored, agent.account(), agent.log))
-    expected = {'accepted': len(agent.fed), variant.delivery: len(fed)}
+    expected = {'accepted': len(agent.fed), variant.delivery: len(agent.fed) - len(without)}
     if without:
         expected['quarantined'] = len(without)
     assert soon(lambda: agent.account() == expected, 1), (agent.account(), expected)
@@ -817,7 +964,7 @@ def test_http_answers_that_are_garbage_behind_a_right_start_do_no_harm(start):
 
 @each([variant for variant in ALL if variant.login])
 def test_wrong_credentials_are_said_once_and_the_ticks_wait_for_the_right_ones(variant, rig, files):
-    with rig(variant, password='not ' + PASSWORD) as (server, proxy, agent):
+    with rig(variant, **variant.wrong) as (server, proxy, agent):
         agent.bell.patient = True
         agent.feed(1, 2, 3)
         assert agent.failed() and soon(lambda: agent.bell.waits)
@@ -921,22 +1068,22 @@ def together(agent, frames):
 
 
 @pytest.mark.parametrize('bad', [1, 4, 7])
-@each([variant for variant in ANSWERED if variant.delivery == 'acknowledged'])
+@each([variant for variant in ANSWERED if variant.delivery == 'acknowledged' and variant.refuses and not variant.pointwise])
 def test_one_bad_tick_among_good_ones_is_quarantined_and_all_others_are_stored(variant, rig, bad):
     with rig(variant, **GATHERED) as (server, proxy, agent):
         if variant.kind == 'kafka':
             server.dislike = random.Random(SEED + bad).choice([32, 87])
         together(agent, [frame(n, MARKED if n == bad else PLAIN) for n in range(1, 8)])
         whole(variant, server, agent, without=[bad])
-        assert agent.cursor.count['refused_points'] == 3
+        assert agent.cursor.count['refused_points'] == (1 if variant.partial else 3)
 
 
-@each([variant for variant in ANSWERED if variant.delivery == 'acknowledged'])
+@each([variant for variant in ANSWERED if variant.delivery == 'acknowledged' and variant.refuses])
 def test_what_a_server_does_not_like_is_said(variant, rig):
     with rig(variant, **GATHERED) as (server, proxy, agent):
         together(agent, [frame(1, MARKED)])
         assert agent.settled() and agent.account() == {'accepted': 1, 'quarantined': 1}
-        assert 'I do not like' in agent.log[0] or 'INVALID_RECORD' in agent.log[0]
+        assert variant.dislike in agent.log[0] or 'INVALID_RECORD' in agent.log[0]
 
 
 def test_what_a_server_does_not_like_is_said_also_soon_after_other_trouble():

@@ -4,8 +4,11 @@ import os
 import pytest
 import sinks
 import standins
+import standins_avro
 import standins_rabbitmq
+import standins_tsdb
 from conftest import TESTS
+from standins_influxdb import InfluxdbStandin
 
 HOSTS = ('linux-2.6.9', 'linux-6.18', 'odd-names')
 WHO = ['-f', os.path.join(TESTS, 'golden', 'identity.conf')]
@@ -74,3 +77,39 @@ def test_what_influxdb08_is_sent(run, host):
         replay(run, host, '-e', 'influxdb08,database=t,username=root,password=root,batch=1,blacklist=mem.*,cpu.*,disk.*_time.*,net.tx_*,url=http://127.0.0.1:%d' % server.port)
         compare('%s.influxdb08' % host, b''.join(
             request.body.replace(b']}, {', b']},\n{') + b'\n' for request in server.requests))
+
+
+@pytest.mark.parametrize('host', HOSTS)
+def test_what_influxdb_is_sent(run, host):
+    with InfluxdbStandin(names=['statbadger']) as server:
+        replay(run, host, '-e', 'influxdb,tags.env=prod,blacklist=mem.*,url=http://127.0.0.1:%d' % server.port)
+        path, = {request.path for request in server.requests}
+        compare('%s.influxdb' % host, path.encode() + b'\n' + b''.join(request.body for request in server.requests))
+
+
+AVRO = 'tags.env=prod,blacklist=mem.*,cpu.*,disk.w*,disk.*_*,net.tx_*,net.rx_[c-z]*'
+
+
+@pytest.mark.parametrize('host', HOSTS)
+def test_what_avro_writes(run, host, tmp_path):
+    """A line for the header, and one per point; the markers between them are random."""
+    replay(run, host, '-e', 'avro,path=%s,%s' % (tmp_path / 'x', AVRO))
+    data, found = (tmp_path / 'x').read_bytes(), standins_avro.read(tmp_path / 'x')
+    parts = [data[:found.ends[0] - 16]] + found.raw
+    compare('%s.avro' % host, b''.join(repr(part).encode() + b'\n' for part in parts))
+
+
+@pytest.mark.parametrize('emitter', ['opentsdb', 'kairosdb'])
+@pytest.mark.parametrize('host', HOSTS)
+def test_what_opentsdb_and_kairosdb_are_sent(run, host, emitter):
+    blacklist = ',tags.env=prod,blacklist=mem.*,cpu.*,disk.*_*,net.tx_*,net.rx_[c-z]*'
+    telnet = {'opentsdb': standins_tsdb.OpenTsdbTelnet, 'kairosdb': standins_tsdb.KairosTelnet}[emitter]
+    with telnet() as lines, standins.HttpStandin() as bodies:
+        replay(run, host, '-e', '%s,port=%d,protocol=telnet%s' % (emitter, lines.port, blacklist))
+        replay(run, host, '-e', '%s,port=%d,protocol=http,batch=1%s' % (emitter, bodies.port, blacklist))
+        compare('%s.%s' % (host, emitter), b''.join(bytes(data) for data in lines.received) + b''.join(
+            gunzipped(request).replace(b'}},{', b'}},\n{') + b'\n' for request in bodies.requests))
+
+
+def gunzipped(request):
+    return request.body if 'content-encoding' in request.headers else standins.gunzip(request.body)

@@ -1,4 +1,5 @@
 """Section 9: real sockets on the loopback, and peers that misbehave."""
+import errno
 import os
 import random
 import select
@@ -15,7 +16,7 @@ import standins
 import statbadger
 from conftest import ROOT, clean_environment, options, role
 from sinks import BlackHole, Deaf, TcpSink, UdpSink, free_port, until
-from statbadger import Available, Dial, Line, Next, Now, Random, Read, Send, Wait
+from statbadger import Accept, Available, Close, Dial, Done, Line, Next, Now, Random, Read, Send, Wait
 
 
 def opener():
@@ -59,8 +60,15 @@ class Batches:
     def next(self, idle, exchange):
         return self.left.pop(0) if self.left else None
 
+    def hold(self, idle, exchange, lack):
+        self.waits.append(lack)
+        return [] if self.left else None
+
     def done(self, n):
         self.acknowledged.append(n)
+
+    def ending(self):
+        return False
 
     def reject(self, step):
         raise AssertionError('not here')
@@ -348,7 +356,7 @@ def test_what_has_arrived_over_tls_is_available_at_once(tmp_path):
         link.send(b'x', soon(3))
         for _ in range(100):                    # whatever else TLS has to say comes before it
             assert select.select([link.fd], [], [], 3)[0]
-            got.append(link.available())
+            got.append(link.available(0, soon(3)))
             if got[-1]:
                 break
         link.close()
@@ -389,10 +397,10 @@ def test_a_goodbye_is_said_when_there_is_no_next_batch_and_waited_for_a_moment(a
 
     def talk():
         link = yield Dial()
-        yield Next(None, Send(b'bye', link))
+        yield Next(goodbye=Send(b'bye', link))
         yield Send(b'x', link)
         yield Read(1, link)
-        yield Next(None, Send(b'bye', link))
+        yield Next(goodbye=Send(b'bye', link))
     with Server(listen) as server:
         began = time.monotonic()
         statbadger.converse(talk(), Batches(['frame']), ('tcp', '127.0.0.1', server.port, None), 3, opener())
@@ -406,7 +414,7 @@ def test_a_goodbye_to_a_peer_that_is_gone_is_no_failure():
         link = yield Dial()
         yield Next()
         yield statbadger.Close(link)
-        yield Next(None, Send(b'bye', link))
+        yield Next(goodbye=Send(b'bye', link))
     with Server(lambda sock, server: sock.recv(10)) as server:
         statbadger.converse(talk(), Batches(['frame']), ('tcp', '127.0.0.1', server.port, None), 3, opener())
 
@@ -586,6 +594,236 @@ def test_datagrams_arrive_as_they_were_sent_and_a_closed_port_is_an_error_not_th
             link.send(b'x', soon(1))
             time.sleep(0.005)
     link.close()
+
+
+# -- peers that dial us -----------------------------------------------------------------------
+
+def listening(host='127.0.0.1', port=0):
+    return opener().open(('bind', host, port), 2, soon(2))
+
+
+def port_of(link):
+    return link.sock.getsockname()[1]
+
+
+def test_who_dials_gets_a_link_and_nobody_is_waited_for():
+    link = listening()
+    with Timed(0, 0.5):
+        assert link.accept(2) is None
+    with socket.create_connection(('127.0.0.1', port_of(link))) as sock:
+        assert until(lambda: select.select([link.fd], [], [], 0)[0])
+        one = link.accept(2)
+        assert one.name == '127.0.0.1' and link.accept(2) is None
+        one.send(b'hello', soon(1))
+        assert sock.recv(10) == b'hello'
+        sock.sendall(b'yes')
+        assert until(lambda: one.available(0, soon(1)) == b'yes')
+        assert one.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        one.settle(soon(1))
+        one.close()
+        assert sock.recv(10) == b''
+    link.close()
+
+
+def test_who_dials_and_has_gone_again_does_no_harm():
+    link = listening()
+    for _ in range(5):
+        sock = socket.create_connection(('127.0.0.1', port_of(link)))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\1\0\0\0\0\0\0\0')
+        sock.close()
+    for _ in range(6):
+        one = link.accept(2)
+        if one:
+            with pytest.raises(OSError):
+                one.settle(soon(1)) or one.available(1, soon(1))
+            one.close()
+    link.close()
+
+
+def test_a_port_that_was_listened_at_is_free_at_once_though_its_connections_linger():
+    link = listening()
+    port = port_of(link)
+    with socket.create_connection(('127.0.0.1', port)) as sock:
+        assert until(lambda: select.select([link.fd], [], [], 0)[0])
+        link.accept(2).close()                  # ours closes first, and lingers in TIME_WAIT
+        assert sock.recv(1) == b''
+        link.close()
+    again = listening(port=port)
+    with pytest.raises(OSError) as caught:
+        listening(port=port)
+    assert caught.value.errno == errno.EADDRINUSE
+    again.close()
+
+
+def test_the_first_address_that_can_be_had_is_listened_at_and_no_descriptor_is_left():
+    before = len(os.listdir('/proc/self/fd'))
+    link = statbadger.ListeningLink([tcp('192.0.2.77', 0), (250, socket.SOCK_STREAM, 0, '', ('x', 1)), tcp('127.0.0.1', 0)])
+    assert link.sock.getsockname()[0] == '127.0.0.1'
+    link.close()
+    with pytest.raises(OSError):
+        statbadger.ListeningLink([tcp('192.0.2.77', 0)] * 3)
+    assert len(os.listdir('/proc/self/fd')) == before
+
+
+def test_all_addresses_are_both_kinds_where_the_kernel_has_both():
+    link = listening('*')
+    for host in ['127.0.0.1'] + ['::1'] * (link.sock.family == socket.AF_INET6):
+        socket.create_connection((host, port_of(link))).close()
+    link.close()
+
+
+def bound_talk(talk, batches=None, timeout=3):
+    """Runs a dialogue whose peers dial it; its generator is handed the port."""
+    port = free_port()
+    batches = batches or Batches(['frame'], ['frame'])
+    statbadger.converse(talk(port), batches, ('bind', '127.0.0.1', port), timeout, opener())
+    return batches
+
+
+def test_several_peers_are_accepted_and_each_has_its_link():
+    got = []
+
+    def talk(port):
+        assert (yield Accept()) is None
+        with socket.create_connection(('127.0.0.1', port)) as one, socket.create_connection(('127.0.0.1', port)) as two:
+            links = [(yield Accept()), (yield Accept())]
+            assert None not in links and (yield Accept()) is None
+            names = {one.getsockname(): one, two.getsockname(): two}
+            for i, link in enumerate(links):
+                yield Send(b'%d' % i, link)
+                got.append(names[link.sock.getpeername()].recv(10))
+            gone = names[links[0].sock.getpeername()]
+            yield Close(links[0])
+            got.append(gone.recv(10))
+            yield Send(b'still', links[1])
+            got.append(names[links[1].sock.getpeername()].recv(10))
+    bound_talk(talk)
+    assert got == [b'0', b'1', b'', b'still']
+
+
+def test_a_link_that_does_not_settle_is_closed_and_named_and_the_others_stay():
+    got = []
+
+    def talk(port):
+        yield Accept()
+        with socket.create_connection(('127.0.0.1', port)) as one, socket.create_connection(('127.0.0.1', port)) as two:
+            links = [(yield Accept()), (yield Accept())]
+            yield Next()
+            yield Send(b'x', links[0])
+            yield Send(b'y', links[1])
+            ports = {sock.getsockname(): sock for sock in (one, two)}
+            ports[links[0].sock.getpeername()].close()
+            time.sleep(0.05)
+            try:
+                yield Next()
+            except OSError as error:
+                got.append(error.link is links[0])
+            yield Send(b'z', links[1])
+            got.append(ports[links[1].sock.getpeername()].recv(10))
+            yield Next()
+    bound_talk(talk)
+    assert got == [True, b'yz']
+
+
+def test_frames_are_done_when_every_peer_that_got_some_has_acknowledged_them():
+    def talk(port):
+        yield Accept()
+        deaf, one = socket.socket(), socket.create_connection(('127.0.0.1', port))
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(('127.0.0.1', port))
+        with deaf, one:
+            links = [(yield Accept()), (yield Accept())]
+            links.sort(key=lambda link: link.sock.getpeername() == deaf.getsockname())
+            yield Next()
+            yield Send(b'x', links[0])
+            yield Done(1)
+            try:
+                yield Send(bytes(16 << 20), links[1])
+            except OSError:
+                pass
+            yield Done(2)
+            yield Wait(0)
+            yield Send(b'x', links[0])
+            yield Done(3)
+    batches = bound_talk(talk, Batches(['a', 'b', 'c']), 0.3)
+    assert batches.acknowledged == [1]
+
+
+def test_what_is_said_aside_is_not_waited_for():
+    unheard = []
+
+    def talk(port):
+        yield Accept()
+        with socket.create_connection(('127.0.0.1', port)):
+            link = yield Accept()
+            yield Send(b'hello', link, True)
+            unheard.append(link.unheard)
+            yield Send(b'x', link)
+            unheard.append(link.unheard)
+            yield Send(b'pong', link, True)
+            unheard.append(link.unheard)
+    bound_talk(talk)
+    assert unheard == [False, True, True]
+
+
+def test_a_dialogue_that_wants_no_batch_gets_none():
+    got = []
+
+    def talk(port):
+        yield Accept()
+        got.append((yield Next(1, 'nobody is here')))
+        got.append((yield Next(1)))
+        got.append((yield Next(1, '')))
+        raise AssertionError('it is over')
+    assert bound_talk(talk, Batches(['frame'])).waits == ['nobody is here', '']
+    assert got == [[], ['frame']]
+
+
+def test_what_is_available_is_waited_for_when_it_is_asked_so():
+    def talk(port):
+        yield Accept()
+        with socket.create_connection(('127.0.0.1', port)) as sock:
+            link = yield Accept()
+            with Timed(0.05, 1):
+                assert (yield Available(link, 0.1)) == b''
+            sock.sendall(b'x')
+            with Timed(0, 1):
+                assert (yield Available(link, 60)) == b'x'
+            threading.Timer(0.05, lambda: sock.sendall(b'y')).start()
+            with Timed(0, 1):
+                assert (yield Available(link, 60)) == b'y'
+            with pytest.raises(OSError) as caught:
+                yield Available(link, 60)
+            assert caught.value.errno == errno.ETIME
+    bound_talk(talk, timeout=0.6)
+
+
+def test_a_peer_that_talks_on_and_on_does_not_stretch_the_deadline_of_what_is_waited_for():
+    def talk(port):
+        yield Accept()
+        with socket.create_connection(('127.0.0.1', port)) as sock:
+            link = yield Accept()
+            while True:
+                sock.sendall(b'x')
+                time.sleep(0.01)
+                assert (yield Available(link, 60)) == b'x'
+    with Timed(0.2, 2), pytest.raises(OSError):
+        bound_talk(talk, timeout=0.3)
+
+
+def test_at_the_end_all_is_closed():
+    before, port = len(os.listdir('/proc/self/fd')), []
+
+    def talk(place):
+        port.append(place)
+        yield Accept()
+        with socket.create_connection(('127.0.0.1', place)):
+            assert (yield Accept())
+            yield Next()
+    bound_talk(talk)
+    assert len(os.listdir('/proc/self/fd')) == before
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(('127.0.0.1', port[0]))
 
 
 # -- the log ----------------------------------------------------------------------------------

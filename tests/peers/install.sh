@@ -9,10 +9,12 @@ set -u
 mode=${1:-peers}
 case $mode in
     peers)
-        packages='graphite-carbon openssl tinyproxy flex bison libleveldb-dev protobuf-compiler rabbitmq-server'
+        packages='graphite-carbon openssl tinyproxy flex bison libleveldb-dev protobuf-compiler
+            nats-server influxdb victoria-metrics
+            avro-bin redis-server rabbitmq-server activemq'
         command -v java >/dev/null 2>&1 || packages="$packages default-jre-headless"    # for Kafka
         command -v mvn >/dev/null 2>&1 || packages="$packages maven"
-        command -v go >/dev/null 2>&1 || packages="$packages golang-go"                 # for InfluxDB 0.8
+        command -v go >/dev/null 2>&1 || packages="$packages golang-go"                 # for InfluxDB 0.8, 1.8
         command -v gcc >/dev/null 2>&1 || packages="$packages gcc libc6-dev" ;;
     bench) packages='collectd-core prometheus-node-exporter iproute2' ;;
     *) echo "install.sh: found $mode, need peers or bench" >&2; exit 2 ;;
@@ -31,7 +33,9 @@ servers() {
     for version in 4.3.1 3.9.2 2.8.2 1.1.1 0.11.0.3 0.10.2.2; do
         sh "$here/kafka.sh" $version
     done
-    sh "$here/influxdb08.sh"
+    for server in influxdb08 influxdb18 avro sqs kairosdb opentsdb druid artemis; do
+        [ ! -f "$here/$server.sh" ] || sh "$here/$server.sh"
+    done
 }
 
 installed() {
