@@ -6873,8 +6873,14 @@ AMQP_GOODBYE = amqp_method(0, CONNECTION_CLOSE, struct.pack(
 NOT_FOUND = 404
 AMQP_LEAST = 4096               # bytes that a frame may have, whatever is negotiated
 AMQP_PIECE = 1 << 16            # bytes that go at once, when no more than that are unconfirmed
-AMQP_CHATTER = 1000             # words of a broker in a row that get nothing on
+AMQP_CHATTER = 100              # words of a broker in a row that get nothing on
 AMQP_QUIET = 6                  # thirds of a heartbeat without a word: then nobody is there
+
+
+def amqp_reason(fields):
+    """(reply code, reply text, the method of ours that is to blame) of Connection.Close and
+    Channel.Close."""
+    return fields.int16(), fields.short_text(), (fields.int16(), fields.int16())
 
 
 def amqp_failure(code, text, method):
@@ -6996,9 +7002,9 @@ class Amqp:
         method, fields = yield from self.expect(QUEUE_DECLARE_OK, CHANNEL_CLOSE)
         if method == QUEUE_DECLARE_OK:
             return
-        if fields.int16() != NOT_FOUND:
-            fields.at -= 2
-            yield from self.heed(method, fields)
+        reason = amqp_reason(fields)
+        if reason[0] != NOT_FOUND:
+            yield from self.leave(amqp_failure(*reason))
         yield Send(amqp_method(1, CHANNEL_CLOSE_OK), self.link)
         yield from self.open_channel()
         yield from self.ask(1, QUEUE_DECLARE, name + QUEUE_DURABLE + arguments)
@@ -7157,8 +7163,7 @@ class Amqp:
             self.blocked = ''
             yield Say('takes messages again')
         elif method in (CONNECTION_CLOSE, CHANNEL_CLOSE):
-            code, text = fields.int16(), fields.short_text()
-            error = amqp_failure(code, text, (fields.int16(), fields.int16()))
+            error = amqp_failure(*amqp_reason(fields))
             yield from self.leave(error, method == CONNECTION_CLOSE)
         elif method != HEARTBEAT:
             raise OSError(errno.EPROTO, 'method %d.%d comes where it has no place' % method)
@@ -7191,16 +7196,16 @@ class Amqp:
             if not data:
                 return heard
             self.buffer += data
-            heard = True
+            heard, self.quiet = True, 0
 
     def hear(self):
         """Takes in the next that comes; a broker that is blocked may take its time."""
         if not self.blocked:
             yield from self.heed(*(yield from self.word()))
-            return
-        if (yield Wait(self.interval(), self.link)) is None:
-            yield from self.leave(Later('takes nothing for now: ' + self.blocked))
-        yield from self.beat()
+        elif not (yield from self.look()):      # for no descriptor tells of what TLS still holds
+            if (yield Wait(self.interval(), self.link)) is None:
+                yield from self.leave(Later('takes nothing for now: ' + self.blocked))
+            yield from self.beat()
 
     def interval(self):
         """Seconds after which silence is looked into."""
@@ -7209,7 +7214,8 @@ class Amqp:
     def beat(self):
         """Takes in what came while we had nothing to say, and shows that we are there."""
         self.chatter = 0
-        self.quiet = 0 if (yield from self.look()) else self.quiet + 1
+        self.quiet += 1                         # look() takes it back
+        yield from self.look()
         if self.heartbeat and self.quiet > AMQP_QUIET:
             raise ConnectionAbortedError(errno.ECONNABORTED, 'no heartbeat comes any more')
         now = yield Now()
@@ -7247,7 +7253,7 @@ def rabbitmq_link(options):
     Option('persistent', boolean, True, 'Messages in a durable queue outlive a restart'),
     Option('mandatory', boolean, True, 'What no queue takes waits; false = the broker drops it'),
     Option('heartbeat', whole(0, 65535), 60,
-           'Seconds after which a peer that is silent is given up; 0 = no heartbeats'),
+           'Seconds between two signs of life at most, either way; 0 = none are needed'),
 ] + MESSAGE_OPTIONS, 'acknowledged', rabbitmq_link)
 def rabbitmq(options, memory):
     """A message per tick (or point), done with when the broker has confirmed it: a persistent one

@@ -125,7 +125,7 @@ class Played:
         self.answers.update(answers)
         self.contents, self.times, self.pieces, self.waits = contents, list(times), pieces, list(waits)
         self.inbox, self.out, self.sent, self.steps, self.published, self.dry = b'', b'', [], [], 0, False
-        self.goodbye = None
+        self.goodbye, self.anew = None, 0
 
     def run(self):
         """Until it asks for a batch that is not there; gives itself."""
@@ -160,7 +160,9 @@ class Played:
             return b'' if self.dry else self.taken(self.pieces or len(self.inbox))
         elif isinstance(step, Now):
             return self.times.pop(0) if self.times else 1000.0
-        elif isinstance(step, Wait) and step.link:
+        elif isinstance(step, Wait) and not step.link:
+            self.anew += step.seconds == 0
+        elif isinstance(step, Wait):
             self.steps.append(('wait', step.seconds))
             answer = self.waits.pop(0)
             if isinstance(answer, bytes):
@@ -349,8 +351,20 @@ def test_what_is_refused_goes_again_and_nothing_else():
 def test_what_is_confirmed_is_forgotten_when_another_format_makes_other_messages_of_it():
     memory = {}
     with pytest.raises(Later):
-        Played(dialogue(memory, format='flat'), [[tick(1)]], {}, lambda n: ack(n, 0, 80 if n > 1 else 120)).run()
+        Played(dialogue(memory, format='flat'), [[tick(1)]], {}, lambda n: ack(n, 0, 80 if n < 3 else 120)).run()
     assert Played(dialogue(memory), [[tick(1)]]).run().published == 1
+
+
+def test_what_is_remembered_of_ticks_that_are_over_is_dropped():
+    memory = {'confirmed': {('abc', 1): (1, {0}), ('old', 9): (1, {0}), ('abc', 9): (1, {0})}}
+    Played(dialogue(memory), [[tick(5)]]).run()
+    assert memory == {'confirmed': {('abc', 9): (1, {0})}}
+
+
+def test_each_confirm_gives_the_next_one_the_whole_time():
+    played = Played(dialogue(), [[tick(n) for n in range(1, 8)]]).run()
+    quiet = Played(dialogue(), [[tick(n) for n in range(1, 8)]], {}, lambda n: ack(n, 1) if n == 7 else b'').run()
+    assert played.anew == quiet.anew + 6 and quiet.anew > 0
 
 
 def test_after_a_refusal_nothing_more_is_sent():
@@ -434,11 +448,12 @@ def test_an_idle_session_that_the_broker_ends_is_over():
     assert kinds(played.sent)[-1] == 'close-ok' and 1 in played.steps
 
 
-def test_a_word_that_came_with_the_last_confirm_is_heard_before_it_waits():
-    played = Played(dialogue(), [[tick(1)]], {}, lambda n: ack(n) + closing(0, 320, 'shutdown'))
+@pytest.mark.parametrize('pieces', [None, 100])
+def test_a_word_that_came_with_the_last_confirm_is_heard_before_it_waits(pieces):
+    played = Played(dialogue(), [[tick(1)]], {}, lambda n: ack(n) + closing(0, 320, 'shutdown'), pieces=pieces)
     with pytest.raises(ConnectionError):
         played.run()
-    assert played.steps == [('next', None), 1]
+    assert played.steps == [('next', None), 1] + [1] * bool(pieces)
 
 
 @pytest.mark.parametrize('exchange, words', [

@@ -12,10 +12,11 @@ import time
 
 import pytest
 
+import standins
 import statbadger
 from conftest import ROOT, clean_environment, options, role
 from sinks import BlackHole, Deaf, TcpSink, UdpSink, free_port, until
-from statbadger import Accept, Available, Close, Done, Line, Next, Now, Random, Read, Send, Wait
+from statbadger import Accept, Available, Close, Dial, Done, Line, Next, Now, Random, Read, Send, Wait
 
 
 def opener():
@@ -77,6 +78,10 @@ class Batches:
 
     def wait(self, seconds):
         self.waits.append(seconds)
+
+    def listen(self, seconds, ears):
+        self.waits.append(seconds)
+        return bool(select.select(ears, [], [], seconds)[0])
 
 
 class Server:
@@ -345,6 +350,84 @@ def test_what_has_arrived_is_available_without_waiting():
     with Server(talk_first) as server:
         statbadger.converse(talk(), Batches(['frame']), ('tcp', '127.0.0.1', server.port, None), 3, opener())
     assert got[0] == b'banner' and got[1] == b''
+
+
+def test_what_has_arrived_over_tls_is_available_at_once(tmp_path):
+    files = standins.certificates(tmp_path)
+    got = []
+
+    class Greeter(standins.Listener):
+        def talk(self, wire):
+            wire.exactly(1)
+            wire.send(b'banner')
+            wire.more()
+
+    with Greeter(files.server()) as server:
+        link = opener().open(('tcp', '127.0.0.1', server.port, (files.ca, '', '', True)), 3, soon(3))
+        link.send(b'x', soon(3))
+        for _ in range(100):                    # whatever else TLS has to say comes before it
+            assert select.select([link.fd], [], [], 3)[0]
+            got.append(link.available(0, soon(3)))
+            if got[-1]:
+                break
+        link.close()
+    assert got[-1] == b'banner' and got.count(b'') <= 1
+
+
+def test_waiting_may_end_when_a_link_has_input():
+    got, batches, go = [], Batches(['frame']), threading.Event()
+
+    def slow(sock, server):
+        go.wait(3)
+        sock.sendall(b'now')
+        sock.recv(10)
+
+    def talk():
+        link = yield Dial()
+        yield Next()
+        got.append((yield Wait(0.05, link)))
+        go.set()
+        got.append((yield Wait(3, link)))
+        got.append((yield Read(3, link)))
+    with Server(slow) as server:
+        statbadger.converse(talk(), batches, ('tcp', '127.0.0.1', server.port, None), 3, opener())
+    assert got == [False, True, b'now'] and batches.waits == [0.05, 3]
+
+
+@pytest.mark.parametrize('answers', [True, False])
+def test_a_goodbye_is_said_when_there_is_no_next_batch_and_waited_for_a_moment(answers):
+    heard, ended = [], threading.Event()
+
+    def listen(sock, server):
+        heard.append(sock.recv(10))
+        sock.sendall(b'+')
+        heard.append(sock.recv(10))
+        if answers:
+            sock.sendall(b'+')
+        ended.wait(3)
+
+    def talk():
+        link = yield Dial()
+        yield Next(goodbye=Send(b'bye', link))
+        yield Send(b'x', link)
+        yield Read(1, link)
+        yield Next(goodbye=Send(b'bye', link))
+    with Server(listen) as server:
+        began = time.monotonic()
+        statbadger.converse(talk(), Batches(['frame']), ('tcp', '127.0.0.1', server.port, None), 3, opener())
+        assert (time.monotonic() - began > statbadger.FAREWELL * 0.9) == (not answers)
+        ended.set()
+    assert heard == [b'x', b'bye']
+
+
+def test_a_goodbye_to_a_peer_that_is_gone_is_no_failure():
+    def talk():
+        link = yield Dial()
+        yield Next()
+        yield statbadger.Close(link)
+        yield Next(goodbye=Send(b'bye', link))
+    with Server(lambda sock, server: sock.recv(10)) as server:
+        statbadger.converse(talk(), Batches(['frame']), ('tcp', '127.0.0.1', server.port, None), 3, opener())
 
 
 def test_time_randomness_and_waiting_are_steps():
