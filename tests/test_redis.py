@@ -65,7 +65,7 @@ class Script:
         if isinstance(step, Dial):
             self.dialled += 1
             return 'link %d' % self.dialled
-        assert getattr(step, 'link', '') in ('', 'link %d' % self.dialled)
+        assert getattr(step, 'link', None) in (None, 'link %d' % self.dialled)
         if isinstance(step, Send):
             self.sent.append(step.data)
             answer = self.answers.pop(0) if self.answers and step.data else b''
