@@ -94,34 +94,22 @@ class KairosDB(Peer):
         answer = self.request('/api/v1/datapoints/query' + what, {'start_absolute': 0, 'metrics': metrics})
         return [result for query in answer['queries'] for result in query['results']]
 
-    def points(self, metric):
-        """{(ms, sorted tags): value}; a value that is there twice is a list."""
-        return self.all_points([metric])[metric]
-
-    def all_points(self, metrics):
-        """{metric: points(metric)}, asked many at a time."""
-        found = {metric: {} for metric in metrics}
-        for i in range(0, len(metrics), 50):
-            some = [{'name': metric} for metric in metrics[i:i + 50]]
+    def everything(self, host):
+        """{metric: {(ms, sorted tags): value}} of all that has the tag host=host; a value that is there twice is
+        a list."""
+        found, metrics = {}, self.metrics()
+        for i in range(0, len(metrics), 100):
+            some = [{'name': metric, 'tags': {'host': [host]}} for metric in metrics[i:i + 100]]
             keys = sorted({key for result in self.query('/tags', some) for key in result['tags']})
             for one in some if keys else ():
                 one['group_by'] = [{'name': 'tag', 'tags': keys}]
-            for result in self.query('', some):
-                points = found[result['name']]
+            for result in self.query('', some) if keys else ():
                 assert all(len(values) == 1 for values in result['tags'].values()), result['tags']
                 tags = tuple(sorted((key, values[0]) for key, values in result['tags'].items()))
                 for ms, value in result['values']:
+                    points = found.setdefault(result['name'], {})
                     points[ms, tags] = [points[ms, tags], value] if (ms, tags) in points else value
         return found
-
-    def everything(self):
-        """{metric: points(metric)} of all metrics but the server's own."""
-        return {name: points for name, points in self.all_points(self.metrics()).items() if points}
-
-    def forget(self):
-        """Deletes all metrics."""
-        for name in self.metrics():
-            self.request('/api/v1/metric/' + urllib.request.quote(name, ''), method='DELETE')
 
     def kill(self):
         """Gone at once, with whatever it was doing."""

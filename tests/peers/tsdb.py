@@ -77,16 +77,19 @@ def difference(found, wanted):
     return '' if not out else '%d points, such as\n%s' % (len(out), '\n'.join(out[:5]))
 
 
-def config(folder, kind, modules=None, identity=None, **more):
-    """A configuration file with that emitter and stdout. more: options of the emitter."""
+def config(folder, kind, modules=None, identity=IDENTITY, host=None, **more):
+    """A configuration file with that emitter and stdout, for a host of that name or one that no other test has. more:
+    options of the emitter."""
     path = folder / ('statbadger%d.conf' % next(NUMBERS))
-    path.write_text(json.dumps(dict(IDENTITY if identity is None else identity, modules=modules or ALL,
-                                    emitters={kind: more, 'stdout': {}})))
+    path.write_text(json.dumps(dict(dict(identity, hostname=host or new_host()), modules=modules or ALL,
+                                    emitters={kind: dict({'timeout': 60}, **more), 'stdout': {}})))
     return str(path)
 
 
-def identity(**changes):
-    return dict(IDENTITY, **changes)
+def host_of(wanted):
+    """The host tag of what is expected: it is the same in all points."""
+    host, = {dict(tags)['host'] for points in wanted.values() for _, tags in points}
+    return host
 
 
 # -- names that mean harm ------------------------------------------------------------------------
