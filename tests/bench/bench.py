@@ -271,45 +271,109 @@ def measured(agents, seconds, folder):
 
 # -- kinds of emitters ---------------------------------------------------------------------------
 
-class Talking(Agent):
-    """statbadger with another emitter, into a stand-in of its server; lines are ticks here."""
+def kinds_of_emitters(folder):
+    """[(name, stand-in or None, emitter with %d for its port, what has come there so far)]"""
+    sys.path.insert(0, os.path.dirname(HERE))
+    import standins
+    import standins_druid
+    import standins_influxdb
+    import standins_rabbitmq
+    import standins_redis
+    import standins_sqs
+    import standins_stomp
+    import standins_tsdb
+    import standins_zeromq
+    path = os.path.join(folder, 'points.avro')
+    url, aws = 'url=http://127.0.0.1:%d', 'access_key=AKIA1,secret_key=s3cret,region=us-east-1'
 
-    def __init__(self, folder, name, stand_in, emitter):
-        self.name, self.stand_in = name, stand_in
-        stand_in.__enter__()
-        self.start([sys.executable, PROGRAM, '-i', '1', '-e', emitter % stand_in.port] + MODULES, folder)
+    def requests(server):
+        return len(server.requests)
+
+    def bytes_of_file(server):
+        return os.path.getsize(path) if os.path.exists(path) else 0
+    return [
+        ('kafka', standins.KafkaStandin(), 'kafka,brokers=127.0.0.1:%d', requests),
+        ('kafka gzip', standins.KafkaStandin(), 'kafka,codec=gzip,brokers=127.0.0.1:%d', requests),
+        ('kafka flat', standins.KafkaStandin(), 'kafka,format=flat,brokers=127.0.0.1:%d', requests),
+        ('influxdb08', standins.InfluxStandin(), 'influxdb08,database=t,username=root,password=root,gzip=false,' + url, requests),
+        ('influxdb08 gzip', standins.InfluxStandin(), 'influxdb08,database=t,username=root,password=root,' + url, requests),
+        ('influxdb', standins_influxdb.InfluxdbStandin(), 'influxdb,database=t,' + url, requests),
+        ('opentsdb', standins_tsdb.OpenTsdbStandin(), 'opentsdb,port=%d', requests),
+        ('opentsdb telnet', standins_tsdb.OpenTsdbTelnet(), 'opentsdb,protocol=telnet,port=%d', lambda s: len(s.points)),
+        ('kairosdb', standins_tsdb.KairosStandin(), 'kairosdb,port=%d', requests),
+        ('druid', standins_druid.DruidStandin(), 'druid,flush=5,' + url, requests),
+        ('redis', standins_redis.RedisStandin(), 'redis,port=%d', lambda s: len(s.commands)),
+        ('rabbitmq', standins_rabbitmq.AmqpStandin(), 'rabbitmq,port=%d', lambda s: len(s.queues['statbadger'])),
+        ('activemq', standins_stomp.StompStandin(), 'activemq,port=%d', lambda s: len(s.sent)),
+        ('zeromq', standins_zeromq.ZmqStandin(), 'zeromq,endpoint=tcp://127.0.0.1:%d', lambda s: len(s.messages)),
+        ('sqs', standins_sqs.SqsStandin(), 'sqs,%s,queue_url=http://127.0.0.1:%%d/1/stats' % aws, lambda s: len(s.queues['stats'])),
+        ('avro', None, 'avro,path=' + path, bytes_of_file)]
+
+
+class Talking(Agent):
+    """statbadger with other emitters, each into a stand-in of its server. lines: what has come to the first of them."""
+
+    def __init__(self, folder, name, kinds):
+        self.name, self.kinds, arguments = name, kinds, []
+        for _, stand_in, emitter, _ in kinds:
+            if stand_in is not None:
+                stand_in.__enter__()
+                emitter = emitter % stand_in.port
+            arguments += ['-e', emitter]
+        if len(kinds) > 1:
+            self.graphite = Sink()
+            arguments += ['-e', 'stdout', '-e', 'stdout_pretty', '-e', 'graphite,port=%d' % self.graphite.port]
+        self.start([sys.executable, PROGRAM, '-i', '1'] + arguments + MODULES, folder)
+
+    def come(self):
+        """What has come to each."""
+        return [count(stand_in) for _, stand_in, _, count in self.kinds]
 
     def lines(self):
-        return len(self.stand_in.requests)
+        return self.come()[0]
 
     def close(self):
         Agent.close(self)
-        self.stand_in.__exit__(None, None, None)
+        for _, stand_in, _, _ in self.kinds:
+            if stand_in is not None:
+                stand_in.__exit__(None, None, None)
+        if len(self.kinds) > 1:
+            self.graphite.close()
+
+
+ALL_KINDS = 'all fifteen'
+TWICE = ('kafka gzip', 'kafka flat', 'influxdb08 gzip', 'opentsdb telnet')
 
 
 def compare_emitters(seconds):
-    """{emitter: {us, lines, rss}} side by side, each into a stand-in of its own in this process."""
-    sys.path.insert(0, os.path.dirname(HERE))
-    import standins
+    """{emitter: {us, lines, rss}} side by side, each into a stand-in of its own in this process; and all at once."""
     with tempfile.TemporaryDirectory() as folder:
         agents = []
         try:
             agents.append(Statbadger(folder))
             agents[0].name = 'graphite'
-            for name, emitter in (('kafka', 'kafka,brokers=127.0.0.1:%d'), ('kafka gzip', 'kafka,codec=gzip,brokers=127.0.0.1:%d'),
-                                  ('kafka flat', 'kafka,format=flat,brokers=127.0.0.1:%d')):
-                agents.append(Talking(folder, name, standins.KafkaStandin(), emitter))
-            for name, emitter in (('influxdb08', 'influxdb08,database=t,username=root,password=root,gzip=false,url=http://127.0.0.1:%d'),
-                                  ('influxdb08 gzip', 'influxdb08,database=t,username=root,password=root,url=http://127.0.0.1:%d')):
-                agents.append(Talking(folder, name, standins.InfluxStandin(), emitter))
+            for kind in kinds_of_emitters(folder):
+                agents.append(Talking(folder, kind[0], [kind]))
             out = measured(agents, seconds, folder)
-            for agent in agents:
-                if out[agent.name]['lines'] < 0.8:
-                    raise SystemExit('%s did not deliver:\n%s' % (agent.name, log_of(folder, agent)))
-            return out
+            check_delivered(folder, agents[1:])
         finally:
             for agent in agents:
                 agent.close()
+    with tempfile.TemporaryDirectory() as folder:
+        agent = Talking(folder, ALL_KINDS, [kind for kind in kinds_of_emitters(folder) if kind[0] not in TWICE])
+        try:
+            out.update(measured([agent], seconds, folder))
+            check_delivered(folder, [agent])
+        finally:
+            agent.close()
+    return out
+
+
+def check_delivered(folder, agents):
+    for agent in agents:
+        text = log_of(folder, agent)
+        if not all(agent.come()) or ' warning: ' in text:
+            raise SystemExit('%s did not deliver:\n%s' % (agent.name, text))
 
 
 def show_emitters(found):
