@@ -212,6 +212,7 @@ class Emitter:
 # The steps of a dialogue. TRANSPORTS performs them; a broken connection is an OSError thrown into
 # the generator at its step, and that link is closed by then. Without a link the default one is
 # meant, which the first step that needs it opens. An error at Next says in .link which one broke.
+# One that has .unreached, as those of Dial have, came before any tick was sent.
 
 class Next:
     """The next batch of frames; asking acknowledges the last one. With `idle`, [] after so many
@@ -6671,17 +6672,21 @@ def zmq_connected(options):
 
 
 def zmq_dialled(options):
-    """The peer, ready; a subscriber also has a moment to say what it wants."""
+    """The peer, ready; a subscriber also has a moment to say what it wants. What breaks off here
+    has not reached it: no tick was sent."""
     peer = ZmqPeer(options, (yield Dial()))
-    yield Send(peer.greeting, peer.link, True)
     pauses = [0.1] * int(ZMQ_JOIN / 0.1) if options.pattern == 'pub' else []
-    while peer.due or pauses and not peer.topics:
-        try:
+    try:
+        yield Send(peer.greeting, peer.link, True)
+        while peer.due or pauses and not peer.topics:
             said = yield Available(peer.link, ZMQ_IDLE if peer.due else pauses.pop())
-        except ConnectionError as error:
-            raise OSError(error.errno, peer.unsaid(error.strerror))
-        if said:
-            yield Send(peer.feed(said), peer.link, True)
+            if said:
+                yield Send(peer.feed(said), peer.link, True)
+    except OSError as error:
+        if isinstance(error, ConnectionError):
+            error = OSError(error.errno, peer.unsaid(error.strerror))
+        error.unreached = True
+        raise error
     return peer
 
 

@@ -11,6 +11,7 @@ import pytest
 import statbadger
 from rig import LAYOUT, Rig, WHO, configured
 from sinks import free_port, until
+from standins import Proxy
 from standins_zeromq import Dialler, ZmqStandin, command, frame, greeting, ready
 from statbadger import Available, Dial, Done, Later, Next, Send, ZmqPeer
 
@@ -353,6 +354,20 @@ def test_a_peer_that_goes_while_nothing_is_under_way_gets_the_last_seconds_again
             rig.tick(3)
             assert until(lambda: numbers(server) == [1, 2, 1, 2, 3]) and rig.settled()['sent'] == 3
             assert rig.log == [] and rig.sender.failure is None
+
+
+def test_a_handshake_that_breaks_off_takes_nothing_of_the_last_seconds_along():
+    with ZmqStandin() as server, Proxy(server.port) as proxy:
+        with Rig('zeromq', endpoint='tcp://127.0.0.1:%d' % proxy.port, timeout=60) as rig:
+            rig.tick(1, 2)
+            assert until(lambda: numbers(server) == [1, 2] and rig.settled()['sent'] == 2)
+            proxy.cut_answers(70, times=5)
+            proxy.hang_up()
+            assert until(lambda: rig.cursor.broke)
+            rig.tick(3)
+            assert rig.settled()['sent'] == 3 and until(lambda: numbers(server) == [1, 2, 1, 2, 3])
+            assert proxy.cuts == 5
+            assert 'closed by the peer before its READY: is it a PULL socket that wants no login?' in rig.said()
 
 
 # -- the dialogue with peers that dial us ---------------------------------------------------------
