@@ -14,7 +14,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from peer import Peer, accepts, command, lasting_ports, require
+from peer import Peer, command, lasting_ports, require
 
 BUILT = os.path.abspath(os.path.join(os.path.dirname(__file__), '..', '..', '.venv', 'opentsdb'))
 PATIENCE = 30                                   # seconds that any request may take
@@ -102,17 +102,25 @@ class OpenTSDB(Peer):
         java = require(command('java'), 'opentsdb', 'there is no java')
         folder = os.path.join(str(folder), name)
         self.port, = lasting_ports(1)
-        settings = {'network.port': self.port, 'network.bind': '127.0.0.1', 'http.staticroot': folder + '/static',
-                    'http.cachedir': folder + '/cache', 'core.auto_create_metrics': 'true',
-                    'storage.hbase.zk_quorum': '127.0.0.1:%d' % store.zookeeper, 'storage.flush_interval': 50,
-                    'http.show_stack_trace': 'false'}
+        settings = {'tsd.network.port': self.port, 'tsd.network.bind': '127.0.0.1',
+                    'tsd.http.staticroot': folder + '/static', 'tsd.http.cachedir': folder + '/cache',
+                    'tsd.core.auto_create_metrics': 'true', 'tsd.http.show_stack_trace': 'false',
+                    'tsd.storage.hbase.zk_quorum': '127.0.0.1:%d' % store.zookeeper,
+                    'hbase.rpcs.buffered_flush_interval': 50}   # as shipped, a write takes a second
         settings.update((key.replace('__', '.'), value) for key, value in more.items())
         for path in ('static', 'cache', 'conf'):
             os.makedirs(os.path.join(folder, path))
-        write(folder, 'opentsdb.conf', ''.join('tsd.%s = %s\n' % item for item in settings.items()))
+        write(folder, 'opentsdb.conf', ''.join('%s = %s\n' % item for item in settings.items()))
         write(folder + '/conf', 'logback.xml', LOGBACK)
         Peer.__init__(self, name, [java, '-Xmx256m', '-cp', 'conf:%s/tsd/*' % BUILT, 'net.opentsdb.tools.TSDMain',
-                                   '--config=opentsdb.conf'], folder, lambda: accepts(self.port), patience=60)
+                                   '--config=opentsdb.conf'], folder, self.answers, patience=60)
+
+    def answers(self):
+        try:
+            self.request('/api/version')
+        except OSError:
+            return False
+        return True
 
     def request(self, path, data=None):
         """The JSON of the answer to a GET, or to a POST of data as JSON."""
