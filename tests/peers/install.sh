@@ -10,7 +10,7 @@ mode=${1:-peers}
 case $mode in
     peers)
         packages='graphite-carbon openssl tinyproxy flex bison libleveldb-dev protobuf-compiler'
-        command -v java >/dev/null 2>&1 || packages="$packages default-jre-headless"    # for Kafka
+        command -v javac >/dev/null 2>&1 || packages="$packages default-jdk-headless"   # for those below of Maven
         command -v mvn >/dev/null 2>&1 || packages="$packages maven"
         command -v go >/dev/null 2>&1 || packages="$packages golang-go"                 # for InfluxDB 0.8
         command -v gcc >/dev/null 2>&1 || packages="$packages gcc libc6-dev" ;;
@@ -32,6 +32,8 @@ servers() {
         sh "$here/kafka.sh" $version
     done
     sh "$here/influxdb08.sh"
+    sh "$here/kairosdb.sh"
+    sh "$here/opentsdb.sh"
 }
 
 installed() {
