@@ -9,8 +9,9 @@ set -u
 mode=${1:-peers}
 case $mode in
     peers)
-        packages='graphite-carbon openssl tinyproxy flex bison libleveldb-dev protobuf-compiler redis-server'
-        command -v java >/dev/null 2>&1 || packages="$packages default-jre-headless"    # for Kafka
+        packages='graphite-carbon openssl tinyproxy flex bison libleveldb-dev protobuf-compiler redis-server
+            activemq rabbitmq-server'
+        command -v java >/dev/null 2>&1 || packages="$packages default-jre-headless"    # for Kafka and Artemis
         command -v mvn >/dev/null 2>&1 || packages="$packages maven"
         command -v go >/dev/null 2>&1 || packages="$packages golang-go"                 # for InfluxDB 0.8
         command -v gcc >/dev/null 2>&1 || packages="$packages gcc libc6-dev" ;;
@@ -31,6 +32,7 @@ servers() {
     for version in 4.3.1 3.9.2 2.8.2 1.1.1 0.11.0.3 0.10.2.2; do
         sh "$here/kafka.sh" $version
     done
+    sh "$here/artemis.sh"
     sh "$here/influxdb08.sh"
 }
 
