@@ -4256,17 +4256,17 @@ class Progress:
     def __init__(self):
         self.dealt, self.doubted = set(), set()
 
-    def only(self, frames):
-        """Forgets what does not belong to these ticks."""
-        offered = set([(frame.run, frame.seq) for frame in frames])
-        self.dealt = set([key for key in self.dealt if key[:2] in offered])
-        self.doubted = set([key for key in self.doubted if key[:2] in offered])
+    def forget(self, first):
+        """Forgets what was before this tick: it is done."""
+        for known in self.dealt, self.doubted:
+            known.difference_update([key for key in known if key[0] == first.run
+                                     and key[1] < first.seq])
 
     def missing(self, frames, encode, most, size):
         """Lists of (key, frame, frames done with it, bytes) of all messages that are not dealt
         with, in order: so many and so many bytes at most; a larger one goes alone."""
         out, room = [], size
-        self.only(frames)
+        self.forget(frames[0])
         for i, frame in enumerate(frames):
             encoded = encode(frame)
             for n, message in enumerate(encoded):
@@ -4275,7 +4275,7 @@ class Progress:
                     continue
                 if out and (len(out) >= most or len(message) > room):
                     yield out
-                    self.only(frames[i:])
+                    self.forget(frame)
                     out, room = [], size
                 out.append((key, frame, i + (n == len(encoded) - 1), message))
                 room -= len(message)
@@ -7826,7 +7826,7 @@ class Stomp:
             frames, self.buffer = stomp_frames(self.buffer + said)
             for command, headers, body in frames:
                 yield Say('it says %s: %s' % (command, stomp_words(headers, body)))
-            dead = frames or self.silence and not 0 <= now - self.heard < self.silence
+            dead = frames or self.silence and now - self.heard > self.silence
             if not dead and self.every and not 0 <= now - self.sent < self.every:
                 yield from self.say(b'\n')
         except OSError:
@@ -7856,8 +7856,9 @@ class Stomp:
             broken = error
         if errors:
             yield from self.hang_up()
-            lost = [failure for key, failure in errors if not key]
-            broken = (lost or [Later('no word about what came behind an error')])[-1]
+            lost = [failure for key, failure in errors if not key] or [
+                Later('no word about what came behind an error')]
+            broken = min(lost, key=lambda failure: getattr(failure, 'suspect', False))
         broken = broken if waiting else None
         yield from progress.settle(messages, verdicts, self.options.format == 'flat', broken)
 

@@ -61,7 +61,8 @@ class StompStandin(Listener):
     # frames
 
     def frame(self, wire, version, beat=None):
-        """(command, headers, body) of the next frame; a heart-beat after so many seconds of silence."""
+        """(command, headers, body) of the next frame; a heart-beat goes out each time so many seconds are over."""
+        due = time.monotonic() + (beat or 0)
         while True:
             while wire.buffer[:1] in (b'\n', b'\r'):
                 self.beats.append(time.monotonic())
@@ -70,11 +71,14 @@ class StompStandin(Listener):
                 return self.parsed(wire.taken(wire.buffer.index(b'\0') + 1)[:-1], version)
             if len(wire.buffer) > MOST_FRAME:
                 raise Malformed('a frame without an end')
-            wire.sock.settimeout(beat)
+            if beat and time.monotonic() >= due:
+                wire.send(b'\n')
+                due += beat
+            wire.sock.settimeout(beat and max(0.001, due - time.monotonic()))
             try:
                 wire.more()
             except socket.timeout:
-                wire.send(b'\n')
+                pass
 
     def parsed(self, data, version):
         head, blank, body = data.partition(b'\n\n')

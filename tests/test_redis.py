@@ -242,6 +242,8 @@ def test_what_is_remembered_is_of_the_ticks_under_way_only():
     memory = {}
     Script([[frame(1), frame(2)]], [b'-OOM no\r\n:1\r\n+OK\r\n'], memory)
     assert memory['progress'].dealt == {('run', 2, 0)}
+    Script([[frame(3)]], [b':1\r\n+OK\r\n'], memory)
+    assert memory['progress'].dealt == {('run', 3, 0)}
     script = Script([[frame(2, run='another')]], [b':1\r\n+OK\r\n'], memory)
     assert script.sent[1].count(b'RPUSH') == 1                  # the same number of another run is another tick
     script = Script([[frame(n, layout=MANY) for n in range(10, 14)]], [b':1\r\n' * 500] * 5 + [b':1\r\n' * 300], memory,
@@ -338,8 +340,11 @@ def test_ticks_arrive_in_order_and_once():
         assert server.complaints == [] and rig.log == []
 
 
-def test_an_idle_connection_that_is_closed_is_dialled_anew_and_nothing_is_said():
-    with RedisStandin() as server, Rig('redis', port=server.port) as rig:
+@pytest.mark.parametrize('tls', [False, True])
+def test_an_idle_connection_that_is_closed_is_dialled_anew_and_nothing_is_said(tmp_path, tls):
+    made = certificates(tmp_path) if tls else None
+    options = {'tls': True, 'tls_ca': made.ca} if tls else {}
+    with RedisStandin(made and made.server()) as server, Rig('redis', port=server.port, **options) as rig:
         for n in range(1, 6):
             rig.tick(n)
             rig.settled()

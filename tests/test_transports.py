@@ -430,6 +430,31 @@ def test_a_goodbye_to_a_peer_that_is_gone_is_no_failure():
         statbadger.converse(talk(), Batches(['frame']), ('tcp', '127.0.0.1', server.port, None), 3, opener())
 
 
+def test_what_has_arrived_is_available_also_when_the_peer_has_closed_behind_it():
+    closed, got = threading.Event(), []
+
+    def talk_last(sock, server):
+        sock.sendall(b'first\nlast words')
+        sock.shutdown(socket.SHUT_WR)
+        closed.set()
+        sock.recv(100)
+
+    def talk():
+        yield Next()
+        yield Send(b'x')
+        closed.wait(3)
+        time.sleep(0.05)
+        got.append((yield Line()))
+        got.append((yield Available()))
+        try:
+            yield Available()
+        except ConnectionError as error:
+            got.append(error.strerror)
+    with Server(talk_last) as server:
+        statbadger.converse(talk(), Batches(['frame']), ('tcp', '127.0.0.1', server.port, None), 3, opener())
+    assert got == [b'first\n', b'last words', 'closed by the peer']
+
+
 def test_time_randomness_and_waiting_are_steps():
     batches, got = Batches(['frame']), []
 

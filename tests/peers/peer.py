@@ -84,6 +84,42 @@ def until_ticks(folder, n, seconds=30):
         time.sleep(0.02)
 
 
+def firsts(items):
+    """The items without those that were there before."""
+    seen = set()
+    return [item for item in items if not (item in seen or seen.add(item))]
+
+
+LABELS = {'disk': 'device', 'net': 'interface', 'cpu': 'cpu'}
+
+
+def flat_points(lines, tags):
+    """What messages with a point each ought to be, worked out from the payloads of the same ticks."""
+    out = []
+    for line in lines:
+        tick = json.loads(line)
+        who = {key: tick[key] for key in tick if key != 'points'}
+        for point in tick['points']:
+            for flat, entry in point.items():
+                words = flat.split('.', 2)
+                labelled = len(words) > 2 and words[0] in LABELS
+                metric = '.'.join(words[:2]) if labelled else flat
+                out.append(dict(who, metric=metric, **tags))
+                out[-1].update(entry, **({LABELS[words[0]]: words[2]} if labelled else {}))
+    return out
+
+
+def large_recording(folder, large):
+    """Ticks 1 to 6 after the priming read; that one (and the reading before it) has 2,500 interfaces."""
+    heading = 'Inter-|   Receive    |  Transmit\n face |bytes packets|bytes packets\n'
+    for i in range(7):
+        names = ['eth0'] + ['if%d' % n for n in range(2500)] * (i in (large - 1, large))
+        lines = ['%s: %s\n' % (name, ' '.join(str((i + 1) * 10 + c) for c in range(16))) for name in names]
+        path = folder / ('%d.000' % (1700000000 + i)) / 'proc' / 'net' / 'dev'
+        path.parent.mkdir(parents=True)
+        path.write_text(heading + ''.join(lines))
+
+
 def accepts(port):
     """Whether a TCP connection to that port of 127.0.0.1 succeeds."""
     with socket.socket() as sock:

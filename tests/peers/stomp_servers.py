@@ -3,6 +3,7 @@ import glob
 import json
 import os
 import signal
+import socket
 import subprocess
 
 from peer import Peer, accepts, command, lasting_ports, require
@@ -38,7 +39,19 @@ class Broker(Peer):
         return others
 
     def ready_to_serve(self):
-        return all(accepts(port) for port in (self.port, self.tls, self.mutual))
+        return all(accepts(port) for port in (self.tls, self.mutual)) and self.lets_in()
+
+    def lets_in(self):
+        """Whether the admin can log in: RabbitMQ listens before it knows its users."""
+        with socket.socket() as sock:
+            sock.settimeout(2)
+            if sock.connect_ex(('127.0.0.1', self.port)):
+                return False
+            sock.sendall(('CONNECT\naccept-version:1.2\nhost:/\nlogin:admin\npasscode:%s\n\n\0' % ADMIN).encode())
+            try:
+                return sock.recv(4096).startswith(b'CONNECTED')
+            except OSError:
+                return False
 
     def kill(self):
         self.stop(signal.SIGKILL)
@@ -191,7 +204,7 @@ OPEN = {'configure': '^(statbadger|stats.*)$', 'write': '^(statbadger|stats.*|fu
 
 class RabbitMQ(Broker):
     """RabbitMQ of Debian with its STOMP plugin, virtual hosts / and other, and an epmd of its own. The queue `full`
-    takes one message and refuses the next."""
+    takes five messages and refuses the next."""
 
     def __init__(self, folder, made, mutual=False):
         found = sorted(glob.glob('/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server'))
@@ -206,7 +219,7 @@ class RabbitMQ(Broker):
             'permissions': [dict(rights, user=name, vhost=vhost) for name, word, rights in users
                             for vhost in ('/', 'other')],
             'queues': [{'vhost': '/', 'name': 'full', 'durable': True, 'auto_delete': False,
-                        'arguments': {'x-max-length': 1, 'x-overflow': 'reject-publish'}}]}
+                        'arguments': {'x-max-length': 5, 'x-overflow': 'reject-publish'}}]}
         for name, text in (
                 ('rabbitmq.conf', RABBITMQ_CONF.format(
                     port=self.port, tls=self.tls, ca=made.ca, cert=made.good.cert, key=made.good.key, folder=folder,

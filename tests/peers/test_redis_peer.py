@@ -13,7 +13,8 @@ import time
 import pytest
 import standins
 from conftest import TESTS
-from peer import (Peer, accepts, command, ended, finished_well, lasting_ports, live, require, until_ticks)
+from peer import (Peer, accepts, command, ended, finished_well, firsts, flat_points, large_recording, lasting_ports,
+                  live, require, until_ticks)
 
 try:
     import redis
@@ -23,7 +24,6 @@ except ImportError:
 HOSTS = ['linux-2.6.9', 'linux-6.18', 'odd-names', 'hotplug', 'wraps', 'big']
 IDENTITY = {'datacenter': 'EC2', 'region': 'us-west-1', 'zone': '', 'cluster': 'te.st', 'hostname': 'n1.example.net',
             'ipv4': '10.10.10.2', 'ipv6': '2001:db8::1'}
-LABELS = {'disk': 'device', 'net': 'interface', 'cpu': 'cpu'}
 ADMIN, WRITER = 'admin word', 'pa55 w/rd&"+sesame'
 
 
@@ -108,11 +108,6 @@ def replayed(run, host, key, server, **options):
     return done.out.splitlines()
 
 
-def firsts(lines):
-    seen = set()
-    return [line for line in lines if not (line in seen or seen.add(line))]
-
-
 # -- what arrives --------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('mode', ['list', 'stream'])
@@ -168,26 +163,12 @@ def test_what_nobody_hears_is_delivered_all_the_same_and_it_is_said_once(run, se
     assert server.lines('deaf') == []
 
 
-def labelled(flat):
-    words = flat.split('.', 2)
-    if len(words) < 3 or words[0] not in LABELS:
-        return flat, {}
-    return '.'.join(words[:2]), {LABELS[words[0]]: words[2]}
-
-
 @pytest.mark.parametrize('mode', ['list', 'stream'])
 @pytest.mark.parametrize('host', ['linux-6.18', 'odd-names'])
 def test_flat_messages_are_an_object_per_point(run, server, host, mode):
     key = 'flat-%s-%s' % (host, mode)
-    wanted = []
-    for line in replayed(run, host, key, server, mode=mode, format='flat', tags={'env': 'prod'}):
-        tick = json.loads(line)
-        for point in tick['points']:
-            for flat, entry in point.items():
-                metric, labels = labelled(flat)
-                wanted.append(dict({k: tick[k] for k in IDENTITY}, timestamp=tick['timestamp'], metric=metric,
-                                   env='prod', **labels))
-                wanted[-1].update(entry)
+    lines = replayed(run, host, key, server, mode=mode, format='flat', tags={'env': 'prod'})
+    wanted = flat_points(lines, {'env': 'prod'})
     assert [json.loads(line) for line in server.lines(key)] == wanted and len(wanted) > 100
 
 
@@ -332,16 +313,16 @@ def test_over_tls(run, server, made):
     assert server.lines('tls') == lines
 
 
-@pytest.mark.parametrize('options, words', [
-    ({'tls_ca': 'other_ca'}, 'the certificate of the peer is refused'),
-    ({'tls': False}, 'port for TLS?'), ({'port': 'plain', 'tls_ca': 'ca'}, 'no end within the time')], ids=repr)
-def test_tls_that_does_not_fit_is_said_and_nothing_is_stored(run, server, admin, made, config, options, words):
-    options = dict({'tls': True, 'port': server.tls}, **options)
-    options['port'] = server.port if options['port'] == 'plain' else options['port']
-    if 'tls_ca' in options:
-        options['tls_ca'] = getattr(made, options['tls_ca'])
-    done = run('-n', 1, '-i', 0.1, *config(server, 'untrusted', timeout=1, **options))
-    assert done.code == 1 and words in done.err and not admin.exists('untrusted')
+def test_tls_that_does_not_fit_is_said_and_nothing_is_stored(run, server, admin, made):
+    tls = {'type': 'redis', 'port': server.tls, 'tls': True, 'tls_ca': made.ca, 'timeout': 1, 'key': 'untrusted'}
+    emitters = {'other-ca': dict(tls, tls_ca=made.other_ca), 'no-tls': dict(tls, tls=False, tls_ca=''),
+                'no-port': dict(tls, port=server.port)}
+    done = run('-f', '-', '-n', 1, '-i', 0.1, stdin=json.dumps(
+        {'modules': {'load': {}}, 'emitters': emitters}).encode())
+    assert done.code == 1 and not admin.exists('untrusted')
+    for name, words in (('other-ca', 'the certificate of the peer is refused'), ('no-tls', 'a port for TLS?'),
+                        ('no-port', 'no end within the time')):
+        assert re.search('%s: .*%s' % (name, re.escape(words)), done.err), done.err
 
 
 def test_mutual_tls(run, tmp_path, made, config):
@@ -365,7 +346,7 @@ class Trouble:
 
     def __init__(self, agent, folder, server, arguments, n):
         self.folder, self.server = folder, server
-        self.process = live(agent, folder, '-n', n, '-i', 0.2, *arguments)
+        self.process = live(agent, folder, '-n', n, '-i', 0.1, *arguments)
 
     def errors(self):
         return (self.folder / 'err').read_text()
@@ -402,7 +383,7 @@ UNWILLING = {
 @pytest.mark.parametrize('word', sorted(UNWILLING))
 def test_a_server_that_is_not_willing_gets_all_once_when_it_is(agent, server, admin, tmp_path, config, word, mode):
     key = '%s-%s' % (word, mode)
-    trouble = Trouble(agent, tmp_path, server, config(server, key, mode=mode), 20)
+    trouble = Trouble(agent, tmp_path, server, config(server, key, mode=mode), 15)
     server.until(lambda: server.lines(key), 20, 'store anything')
     try:
         for name, value in UNWILLING[word][0]:
@@ -413,11 +394,11 @@ def test_a_server_that_is_not_willing_gets_all_once_when_it_is(agent, server, ad
             admin.config_set(name, value)
     code, lines, errors = trouble.ends()
     assert code == 0 and 'delivers again' in errors and errors.count('warning') == 1
-    assert len(lines) == 20 and server.lines(key) == lines
+    assert len(lines) == 15 and server.lines(key) == lines
 
 
 def test_a_server_that_became_a_replica_gets_all_when_it_is_a_master_again(agent, server, admin, tmp_path, config):
-    trouble = Trouble(agent, tmp_path, server, config(server, 'replica'), 20)
+    trouble = Trouble(agent, tmp_path, server, config(server, 'replica'), 15)
     server.until(lambda: server.lines('replica'), 20, 'store anything')
     try:
         admin.execute_command('REPLICAOF', '127.0.0.1', '1')
@@ -429,7 +410,7 @@ def test_a_server_that_became_a_replica_gets_all_when_it_is_a_master_again(agent
 
 
 def test_a_server_that_runs_a_script_for_long_gets_all_when_it_has_ended(agent, server, admin, tmp_path, config):
-    trouble = Trouble(agent, tmp_path, server, config(server, 'busy'), 20)
+    trouble = Trouble(agent, tmp_path, server, config(server, 'busy'), 15)
     server.until(lambda: server.lines('busy'), 20, 'store anything')
     admin.config_set('busy-reply-threshold', '50')
     script = in_script(server)
@@ -445,7 +426,7 @@ def test_a_server_that_runs_a_script_for_long_gets_all_when_it_has_ended(agent, 
 def test_a_server_that_is_full_of_clients_gets_all_when_there_is_room(run, agent, server, admin, tmp_path, config):
     admin.config_set('maxclients', '1')
     try:
-        trouble = Trouble(agent, tmp_path, server, config(server, 'crowd'), 20)
+        trouble = Trouble(agent, tmp_path, server, config(server, 'crowd'), 15)
         trouble.says('max number of clients reached')
     finally:
         admin.config_set('maxclients', '1000')
@@ -491,23 +472,12 @@ def test_a_server_that_still_loads_its_data_gets_all_when_it_has(agent, tmp_path
             together.execute()
         server.stop(signal.SIGKILL)
         server.start()
-        trouble = Trouble(agent, tmp_path, server, config(server, 'loading'), 20)
+        trouble = Trouble(agent, tmp_path, server, config(server, 'loading'), 15)
         trouble.says('LOADING ')
         with server.client() as client:
             client.config_set('key-load-delay', 0)
         code, lines, errors = trouble.ends()
         assert code == 0 and server.lines('loading') == lines
-
-
-def large_recording(folder, large):
-    """Ticks 1 to 6 after the priming read; that one (and the reading before it) has 2,500 interfaces."""
-    heading = 'Inter-|   Receive    |  Transmit\n face |bytes packets|bytes packets\n'
-    for i in range(7):
-        names = ['eth0'] + ['if%d' % n for n in range(2500)] * (i in (large - 1, large))
-        lines = ['%s: %s\n' % (name, ' '.join(str((i + 1) * 10 + c) for c in range(16))) for name in names]
-        path = folder / ('%d.000' % (1700000000 + i)) / 'proc' / 'net' / 'dev'
-        path.parent.mkdir(parents=True)
-        path.write_text(heading + ''.join(lines))
 
 
 @pytest.mark.parametrize('mode', ['list', 'stream', 'publish'])
