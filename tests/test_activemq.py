@@ -143,7 +143,7 @@ class Script:
             self.dialled += 1
             self.input = b''
             return 'link %d' % self.dialled
-        assert getattr(step, 'link', '') in ('', 'link %d' % self.dialled)
+        assert getattr(step, 'link', None) in (None, 'link %d' % self.dialled)
         if isinstance(step, Send):
             self.sent.append(step.data)
             answer = self.answers.pop(0) if self.answers else b''
