@@ -4378,7 +4378,8 @@ def words_of(data):
 def http_outcome(status, headers, body, now):
     """Returns when the peer has stored what was sent (2xx). Raises Refused when it says that the
     data is wrong, and Later when it is not willing: too busy (RFC 9110, section 15.6; RFC 6585),
-    not for us, not here, or moved."""
+    not for us, not here, or moved. A page of HTML is the word of somebody else, such as a proxy, or
+    a port that wants TLS, and no reason to drop."""
     if 200 <= status < 300:
         return
     words = words_of(body)
@@ -4394,7 +4395,9 @@ def http_outcome(status, headers, body, now):
             status), CREDENTIALS_PAUSE)
     if status in (404, 405):
         raise Later(reason, MISSING_PAUSE)
-    raise Refused(reason)
+    if status in (400, 422) and not body.lstrip().startswith(b'<'):
+        raise Refused(reason)
+    raise Later(reason, MISSING_PAUSE, True)
 
 
 def retry_after(value, now):
@@ -4907,7 +4910,7 @@ class Tally:
 
 def put_bodies(options, memory, points, exchange):
     """The dialogue of both over HTTP: arrays of points. points: frame -> texts."""
-    many = 1000                                 # points in a body, as far as is known
+    many, good = 1000, False                    # points in a body, as far as is known
     while True:
         frames = yield Next()
         waiting, tally = [], Tally(frames, memory)
@@ -4917,17 +4920,18 @@ def put_bodies(options, memory, points, exchange):
             waiting += [(i, text) for text in texts]
             while waiting and (len(waiting) >= many or i + 1 == len(frames)):
                 body = [text for _, text in waiting[:many]]
-                n, many, refused = yield from put_body(options, body, many, *exchange)
+                n, many, refused = yield from put_body(options, body, many, good, *exchange)
+                good = good or len(refused) < n
                 for which in sorted(refused):
                     tally.refuse(waiting[which][0], refused[which])
                 del waiting[:n]
                 yield from tally.settle(waiting[0][0] if waiting else i + 1)
 
 
-def put_body(options, texts, many, path, told, most, refusals):
+def put_body(options, texts, many, good, path, told, most, refusals):
     """Posts as many of the texts, from the first on, as go into a body, and fewer when the server
-    does not say which are to blame: what it had stored it stores again. Gives (how many went, how
-    many to try next, {index: why it is refused})."""
+    does not say which are to blame: what it had stored it stores again. good: whether it has taken
+    any point before. Gives (how many went, how many to try next, {index: why it is refused})."""
     login = {}
     if options.username or options.password:
         login['Authorization'] = basic('%s:%s' % (options.username, options.password))
@@ -4941,6 +4945,9 @@ def put_body(options, texts, many, path, told, most, refusals):
             status, headers, answer = yield Request('POST', path, headers, body)
             refused = put_outcome(status, headers, answer, (yield Now()), refusals, texts)
             why, room = 'HTTP %d: %s' % (status, words_of(answer)), max(room, 1)
+            if size == 1 and refused is None and not good and (
+                    status == 413 or json_reply(answer) is None):
+                raise Later(why, MISSING_PAUSE, True)   # then it is not the point
         if refused is not None:
             grown = min(TSDB_BODY, room, many + many // 2 + 1)
             return size, grown if size == many else many, refused
@@ -8783,6 +8790,11 @@ class Wire:
 
 class KeptReader(io.BufferedReader):
     """Goes on when the answer before is closed: a hint is followed by the answer itself."""
+
+    def read(self, size=-1):
+        if size is None or size < 0:            # a chunk of -1 bytes would be all that ever comes
+            raise OSError(errno.EPROTO, 'what came back is no HTTP (a piece of no size)')
+        return io.BufferedReader.read(self, size)
 
     def close(self):
         pass

@@ -261,7 +261,27 @@ def test_a_server_that_is_busy_is_left_alone_for_as_long_as_it_asks(status, aske
         assert times(server) == [1000]
 
 
-@pytest.mark.parametrize('status', [400, 406, 409, 415, 422, 451])
+@pytest.mark.parametrize('status, body', [(400, '<html>plain HTTP request sent to HTTPS port</html>'), (402, ''), (406, ''),
+                                          (409, ''), (411, ''), (415, ''), (421, ''), (426, ''), (431, ''), (451, '')])
+def test_what_does_not_blame_the_data_costs_no_tick(status, body):
+    with HttpStandin() as server:
+        server.answer(status, {'Content-Type': 'text/html'}, body, times=3)
+        with Rig('influxdb08', url='http://127.0.0.1:%d' % server.port) as rig:
+            rig.tick(1, 2, 3)
+            assert rig.settled()['acknowledged'] == 3
+            assert 'HTTP %d' % status in rig.said()
+
+
+def test_a_chunk_of_less_than_nothing_is_no_answer():
+    endless = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n' + b'x' * 300000
+    with HttpStandin() as server:
+        server.answer(raw=endless)
+        with Rig('influxdb08', url='http://127.0.0.1:%d' % server.port) as rig:
+            rig.tick(1)
+            rig.until(lambda: 'no HTTP' in rig.said())
+
+
+@pytest.mark.parametrize('status', [400, 422])
 def test_a_batch_that_is_refused_goes_in_halves_until_the_bad_tick_is_alone(status):
     class Choosy(InfluxStandin):
         def reply(self, request):
