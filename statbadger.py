@@ -4245,22 +4245,32 @@ MESSAGE_OPTIONS = [
 ]
 
 
+SURE_OF_IT = 3                  # refusals after which it is no trouble of the peer's
+
+
+def shape_of(options):
+    """Text that tells which messages a tick is made into: what is known of the third one is worth
+    nothing once a reload has changed that."""
+    return repr((options.format, options.prefix, options.tagged, sorted(options.tags.items()),
+                 options.blacklist))
+
+
 class Progress:
     """Which messages of the ticks under way are dealt with: they do not go again, whatever breaks.
 
-    dealt: {(run, seq, number in its tick)}, of ticks that are not done as a whole. doubted: of the
-    same kind: those that the peer refused for a reason that may be its own, while it took others;
-    when it does so again, it means them.
+    dealt: {(run, seq, number in its tick)}, of ticks that are not done as a whole. doubted: {such a
+    key: how often the peer refused it for a reason that may be its own, while it took what came
+    behind it, or what went before it once it was doubted}. The third time it is the message.
     """
 
     def __init__(self):
-        self.dealt, self.doubted = set(), set()
+        self.dealt, self.doubted = set(), {}
 
     def forget(self, first):
         """Forgets what was before this tick: it is done."""
-        for known in self.dealt, self.doubted:
-            known.difference_update([key for key in known if key[0] == first.run
-                                     and key[1] < first.seq])
+        self.dealt = set(key for key in self.dealt if key[0] != first.run or key[1] >= first.seq)
+        self.doubted = {key: n for key, n in self.doubted.items()
+                        if key[0] != first.run or key[1] >= first.seq}
 
     def missing(self, frames, encode, most, size):
         """Lists of (key, frame, frames done with it, bytes) of all messages that are not dealt
@@ -4287,22 +4297,31 @@ class Progress:
         not like."""
         return sorted(messages, key=lambda message: message[0] in self.doubted)
 
-    def settle(self, messages, verdicts, flat, broken=None):
+    def doubt(self, messages, verdicts, ends):
+        """Takes note of refusals that may be the peer's own trouble. One that has begun in the
+        midst of these messages, such as a limit on their rate, has taken nothing behind it; ends:
+        nor has a peer of this kind, ever."""
+        going = [message[0] for message in self.doubted_last(messages)]
+        good = [n for n, key in enumerate(going) if verdicts.get(key, 0) is None]
+        for n, key in enumerate(going):
+            if good and getattr(verdicts.get(key), 'suspect', False) and (
+                    key in self.doubted or ends or n < good[-1]):
+                self.doubted[key] = self.doubted.get(key, 0) + 1
+
+    def settle(self, messages, verdicts, flat, broken=None, ends=False):
         """Tells delivery what became of messages that went together, and raises when one of them
         has to go again. verdicts: {key: None, it is stored, or Refused or Later}, of those that
-        were answered; flat: whether a message is a point; broken: what ended it, if anything."""
+        were answered; flat: whether a message is a point; broken: what ended it, if anything; ends:
+        whether the peer does so with each that it refuses."""
         done, whole, unwilling = 0, True, None
-        good = None in verdicts.values()
+        self.doubt(messages, verdicts, ends)
         for key, frame, after, _ in messages:
             verdict = verdicts.get(key, broken)
-            suspect = getattr(verdict, 'suspect', False) and key in verdicts
             if key in verdicts and (isinstance(verdict, Refused)
-                                    or suspect and good and key in self.doubted):
+                                    or self.doubted.get(key, 0) >= SURE_OF_IT):
                 yield Reject(frame, str(verdict), int(flat))
             elif verdict is not None:
                 unwilling = unwilling or verdict if key in verdicts else unwilling
-                if suspect and good:
-                    self.doubted.add(key)
                 whole = False
                 continue
             self.dealt.add(key)
@@ -4963,6 +4982,8 @@ def put_outcome(status, headers, body, now, refusals, texts):
     if status == 413:
         return None
     refused = refusals(body, texts) if status == 400 else {}
+    if refused == {} and status == 400 and json_reply(body) is None:
+        raise Later('HTTP 400: ' + words_of(body), MISSING_PAUSE, True)     # of neither of them
     if refused == {}:
         http_outcome(status, headers, body, now)
     return refused
@@ -5137,7 +5158,15 @@ class Producer:
 
     def __init__(self):
         self.flight, self.part, self.most = None, ('', 0, 0), KAFKA_BATCH
+        self.shape = ''
         self.forget()
+
+    def reshape(self, shape):
+        """Forgets which messages of a tick are dealt with when it is made into others now."""
+        if shape != self.shape:
+            self.shape, self.part = shape, self.part[:2] + (0,)
+            if self.flight:
+                self.flight.part = self.flight.part[:2] + (0,)
 
     def has(self, frame, number):
         """Whether that message of a tick is dealt with."""
@@ -5157,8 +5186,8 @@ class Producer:
 
 
 class KafkaBatch:
-    """Messages that go together: (frame, number in its tick, frames done with it, bytes) of each,
-    topic and key, and their size."""
+    """Messages that go together: (frame, the one behind it, frames done with it, bytes) of each,
+    topic and key, and their size. The one behind it: (seq, number in its tick)."""
 
     def __init__(self, topic, key):
         self.topic, self.key, self.messages, self.bytes = topic, key, [], 0
@@ -5169,8 +5198,8 @@ class KafkaBatch:
 
     def part(self):
         """How far one is when this batch is dealt with: see Producer."""
-        frame, number = self.messages[-1][:2]
-        return frame.run, frame.seq, number + 1
+        frame, behind = self.messages[-1][:2]
+        return (frame.run,) + behind
 
     def halves(self):
         middle = len(self.messages) // 2
@@ -5230,7 +5259,8 @@ class Kafka:
                     yield from self.store(batch)
                     batch = None
                 batch = batch or KafkaBatch(topic, key)
-                batch.add(frame, n, i + (n == len(encoded) - 1), message)
+                last = n == len(encoded) - 1
+                batch.add(frame, (frame.seq + last, 0 if last else n + 1), i + last, message)
         if batch:
             yield from self.store(batch)
         yield Done(len(frames))
@@ -5695,6 +5725,7 @@ def kafka(options, memory):
     """A message per tick (or point), CreateTime the tick's. With `acks` all, as an idempotent
     producer: what is repeated after a broken connection is not stored twice."""
     dialogue = Kafka(options, memory.setdefault('producer', Producer()))
+    dialogue.producer.reshape(shape_of(options))
     encode = messages(options)
     while True:
         frames = yield Next()
@@ -6232,7 +6263,7 @@ class Aws:
             if not is_word(path):
                 raise ValueError
         except ValueError:
-            raise OSError('%s is no URL to ask for credentials' % base)
+            raise OSError('%s is no URL to ask for credentials' % without_login(base))
         try:
             link = yield Dial(url=base, within=AWS_PATIENCE)
             status, _, body = yield Request(method, path, headers, None, link)
@@ -6333,7 +6364,7 @@ class Sqs:
     def __init__(self, options, memory):
         self.options, self.memory = options, memory
         self.aws = memory.setdefault('aws', Aws(memory.setdefault('secrets', [])))
-        self.dealt = memory.setdefault('dealt', set())
+        self.dealt = memory.setdefault(shape_of(options), set())
         self.host = options.queue_url.split('/')[2]
         self.region, self.fifo = sqs_region(options), options.queue_url.endswith('.fifo')
         self.aws.take(options)
@@ -6488,6 +6519,7 @@ def sqs(options, memory):
 
 # -- zeromq: a peer of ZeroMQ's sockets (rfc.zeromq.org/spec/23, 24, 29 and 30) --------------------
 
+ZMQ_FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 ZMQ_PEERS = 100                 # that may be connected to us
 ZMQ_MOST = 8192                 # bytes of a frame that a peer sends: a name, a topic
 ZMQ_TOPICS = 1 << 18            # bytes of what one peer subscribes to
@@ -6787,7 +6819,7 @@ class ZmqBound:
         self.given = [one for one in self.given if one[1] is not peer]
         self.todo = orphans + self.todo
         if self.todo and not any(peer.wants(b'') for peer in self.peers):
-            raise error
+            raise OSError(errno.ECONNRESET, error.strerror or str(error))   # and no pause for all
         if isinstance(error, Later) or error.errno in (errno.EPROTO, errno.ETIME):
             yield from self.note(peer, error)
 
@@ -6804,7 +6836,13 @@ class ZmqBound:
         """Lets in who dials, and listens to what all have to say."""
         now = yield Now()
         for _ in range(ZMQ_PEERS):
-            link = yield Accept()
+            try:
+                link = yield Accept()
+            except OSError as error:
+                if error.errno not in ZMQ_FULL:
+                    raise
+                yield Say('cannot let in who dials: %s' % error.strerror)
+                link = yield Wait(ZMQ_JOIN)     # the others are served
             if link is None:
                 break
             yield from self.admit(ZmqPeer(self.options, link, now))
@@ -6845,7 +6883,9 @@ def zeromq_link(options):
                 name, len(utf8(options[name]))))
     if options.format == 'flat':
         check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
-    return ('bind', host, number) if options.bind else ('tcp', host, number, None)
+    if options.bind:
+        return ('bind', host, number, options.pattern == 'push')
+    return ('tcp', host, number, None)
 
 
 @emitter('zeromq', 'ZeroMQ: PUSH or PUB, to sockets of libzmq 4 and what speaks like it', [
@@ -6899,8 +6939,10 @@ def amqp_failure(code, text, method):
     """The error for a reply code of a broker that closes the connection or the channel because of
     that method of ours (specification, 1.2; what RabbitMQ means by them)."""
     reason = '%d %s' % (code, text)
-    if method == BASIC_PUBLISH and code in (311, 406):          # content too large: 406 in RabbitMQ
+    if method == BASIC_PUBLISH and (code == 311 or code == 406 and 'size' in text):     # too large
         return Refused(reason, split=True)
+    if method == BASIC_PUBLISH and code == 406:
+        return Later(reason, 0, True)           # LavinMQ: "Server low on disk space"
     if code == 320:                             # forced: it goes down, or somebody wants us to go
         return ConnectionAbortedError(errno.ECONNABORTED, reason)
     if code == 403:
@@ -6931,7 +6973,7 @@ class Amqp:
 
     def __init__(self, options, memory):
         self.options, self.encode = options, messages(options)
-        self.confirmed = memory.setdefault('confirmed', {})
+        self.confirmed = memory.setdefault(shape_of(options), {})
         self.link, self.buffer, self.most, self.heartbeat = None, b'', AMQP_FRAME, 0
         self.frames, self.left, self.done, self.nacked = [], [], 0, 0
         self.tag, self.unconfirmed, self.under_way = 0, {}, 0
@@ -7233,7 +7275,7 @@ class Amqp:
         now = yield Now()
         if self.heartbeat and not 0 <= now - self.beaten < self.interval():
             self.beaten = now
-            yield Send(amqp_frame(AMQP_HEARTBEAT, 0, b''), self.link)
+            yield Send(amqp_frame(AMQP_HEARTBEAT, 0, b''), self.link, True)
 
 
 def rabbitmq_link(options):
@@ -7700,7 +7742,8 @@ def redis_link(options):
 def redis(options, memory):
     """A message per tick (or point), many on their way at a time. What was answered does not go
     again; what was not goes again, and may be there twice."""
-    encode, progress, link = messages(options), memory.setdefault('progress', Progress()), None
+    encode, link = messages(options), None
+    progress = memory.setdefault(shape_of(options), Progress())
     while True:
         frames = yield Next()
         try:
@@ -7807,8 +7850,8 @@ class Stomp:
         """Seconds after which the session wants to be looked at."""
         return min(self.every or STOMP_IDLE, self.silence or STOMP_IDLE, STOMP_IDLE) / 2.0
 
-    def say(self, data):
-        yield Send(data, self.link)
+    def say(self, data, aside=False):
+        yield Send(data, self.link, aside)
         self.sent = yield Now()
 
     def hear(self):
@@ -7835,7 +7878,7 @@ class Stomp:
                 yield Say('it says %s: %s' % (command, stomp_words(headers, body)))
             dead = frames or self.silence and now - self.heard > self.silence
             if not dead and self.every and not 0 <= now - self.sent < self.every:
-                yield from self.say(b'\n')
+                yield from self.say(b'\n', True)
         except OSError:
             dead = True
         if dead:
@@ -7867,7 +7910,7 @@ class Stomp:
                 Later('no word about what came behind an error')]
             broken = min(lost, key=lambda failure: getattr(failure, 'suspect', False))
         broken = broken if waiting else None
-        yield from progress.settle(messages, verdicts, self.options.format == 'flat', broken)
+        yield from progress.settle(messages, verdicts, self.options.format == 'flat', broken, True)
 
     def take(self, frames, waiting, verdicts):
         """Moves what these frames answer from waiting to verdicts. Gives [(key of the message that
@@ -7933,7 +7976,7 @@ def activemq_link(options):
 def activemq(options, memory):
     """A message per tick (or point), many on their way at a time, each with a receipt. What has one
     does not go again; what has none does, and may be there twice, but for Artemis."""
-    encode, progress = messages(options), memory.setdefault('progress', Progress())
+    encode, progress = messages(options), memory.setdefault(shape_of(options), Progress())
     session = Stomp(options)
     while True:
         frames = yield Next(session.idle() if session.link else None)
@@ -8273,8 +8316,8 @@ class SecureLink(StreamLink):
         return True
 
     def alive(self):
-        if not self.overhear():
-            raise Closed()
+        while len(self.buffer) <= MOST_LINE and self.receive():
+            pass                                # whoever reads next gets it
 
     def introduced(self, deadline):
         """In TLS 1.3 a peer that misses a certificate of ours, or does not like it, says so only
@@ -8282,7 +8325,7 @@ class SecureLink(StreamLink):
         try:
             if self.tls.version() == 'TLSv1.3' and not self.pull():
                 wait_for(self.fd, select.POLLIN, min(deadline, time.monotonic() + FAREWELL))
-            while self.receive():
+            while len(self.buffer) <= MOST_LINE and self.receive():
                 pass
         except OSError as error:
             if error.errno != errno.ETIME:
@@ -8852,9 +8895,10 @@ class Opener:
 
     def open(self, target, timeout, deadline):
         """A link to ('stdout',), ('udp', host, port), ('tcp', host, port, tls), ('unix', path),
-        ('http', url, tls, proxy), ('file', path, folder), or ('bind', host, port), where others
-        dial us; ('none',) has none. tls: None, or what Contexts takes. proxy: '' or its URL.
-        folder: what of the path must be there. A host '*' binds all addresses."""
+        ('http', url, tls, proxy), ('file', path, folder), or ('bind', host, port, again), where
+        others dial us; ('none',) has none. tls: None, or what Contexts takes. proxy: '' or its URL.
+        folder: what of the path must be there. A host '*' binds all addresses. again: for delivery,
+        whether what broke off goes again."""
         if target[0] == 'stdout':
             return self.stdout
         if target[0] == 'file':
@@ -9199,6 +9243,7 @@ FIRST_BACKOFF = 0.5             # seconds; the longest wait doubles with each fa
 LONGEST_BACKOFF = 60.0
 LONGEST_PAUSE = 300.0           # whatever a peer asks for
 MOST_REASON = 400               # letters of what a peer says that are passed on
+MOST_NOTES = 10                 # lines a minute of what is no failure
 MOST_DOUBTS = 10                # failures in a row that may be the fault of the data
 LAST_WORDS = 5.0                # seconds that SIGTERM and SIGINT leave for delivery
 A_MINUTE, AN_HOUR = 60.0, 3600.0        # between two lines of the log about one emitter
@@ -9363,7 +9408,9 @@ class Cursor:
 
     def configure(self, role):
         options, self.delivery = role.options, role.delivery
-        self.resends = role.delivery == 'sent' and role.target[0] in ('tcp', 'bind')
+        kind = role.target[0]
+        self.resends = role.delivery == 'sent' and (
+            kind == 'tcp' or kind == 'bind' and role.target[3])
         self.interval, self.flush = milliseconds(options.interval), milliseconds(options.flush)
         self.batch = self.limit = options.batch
 
@@ -9554,7 +9601,7 @@ class Sender:
     def __init__(self, cursor, role, opener, log, clock, finished):
         self.cursor, self.role, self.opener = cursor, role, opener
         self.log, self.clock, self.finished = log, clock, finished
-        self.failures, self.failure, self.noted = 0, None, None
+        self.failures, self.failure, self.noted, self.notes = 0, None, None, []
         self.said, self.told = {}, False        # {failure or refusal: (reason, when)}
         self.deadline, self.ended, self.retired, self.renewal = None, False, False, None
         self.started = self.abandoned = False
@@ -9677,6 +9724,8 @@ class Sender:
             self.cursor.bell.wait(until - self.now())
         if self.cursor.closing:  # the end: short waits, for there is little time left
             self.clock.sleep(min(seconds, 0.2, max(0.0, (self.deadline or 0) - self.now())))
+        elif self.renewal:                      # nor is this one to spin until it gets on
+            self.clock.sleep(min(seconds, 0.2))
 
     def listen(self, seconds, ears):
         """True as soon as one of the descriptors has input, False after so many seconds, None when
@@ -9769,9 +9818,13 @@ class Sender:
         return reason if len(reason) <= MOST_REASON else reason[:MOST_REASON] + ' ...'
 
     def note(self, text):
-        """What is worth knowing and no failure, once for as long as it stays the same."""
-        if text != self.noted:
+        """What is worth knowing and no failure, once for as long as it stays the same, and not more
+        than ten times a minute."""
+        now = self.now()
+        self.notes = [when for when in self.notes if now - when < A_MINUTE]
+        if text != self.noted and len(self.notes) < MOST_NOTES:
             self.log('warning', '%s: %s' % (self.cursor.name, self.plain(text)))
+            self.notes.append(now)
         self.noted = text
 
 

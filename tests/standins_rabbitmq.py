@@ -340,7 +340,7 @@ class Session:
                 self.close_channel(406, 'message size %d is larger than configured max size %d' % (
                     len(message.body), server.largest), 60, 40)
             elif server.marker in message.body:
-                self.close_channel(406, 'I do not like t.marker', 60, 40)
+                self.close_channel(406, 'of this size I do not like t.marker', 60, 40)
             elif fault == 'nack':
                 self.pending.append((self.tag, False))
             else:

@@ -318,7 +318,7 @@ def test_where_it_does_not_say_which_fewer_go_until_it_is_clear(answer):
     ((400, {}, b'{"error":{"code":400,"message":"Unable to parse the given JSON"}}'), Refused, None),
     ((400, {}, b'<html>Bad Request</html>'), Later, 60), ((415, {}, b'no'), Later, 60), ((413, {}, b'no'), Later, 60),
     ((400, {}, b'{"errors":[{'), Later, 60), ((400, {}, b'[]'), Refused, None),
-    ((400, {}, b'{"errors":[]}'), Refused, None), ((400, {}, b''), Refused, None), ((422, {}, b'no'), Refused, None),
+    ((400, {}, b'{"errors":[]}'), Refused, None), ((400, {}, b''), Later, 60), ((400, {}, b'Bad Request'), Later, 60), ((422, {}, b'no'), Refused, None),
     ((401, {}, b'no'), Later, 300), ((403, {}, b'no'), Later, 300), ((404, {}, b'no'), Later, 60),
     ((405, {}, b'no'), Later, 60), ((302, {}, b''), Later, 300), ((429, {'retry-after': '7'}, b''), Later, 7),
     ((500, {}, b'no'), Later, 0), ((503, {}, b'no'), Later, 0)])

@@ -301,12 +301,12 @@ def test_what_is_dealt_with_is_remembered_for_the_tick_under_way_only():
 
     class Watched(SqsStandin):
         def send_batch(self, asked):
-            seen.append(len(one.sender.role.memory['dealt']))
+            seen.append(len(one.sender.role.memory[statbadger.shape_of(one.sender.role.options)]))
             return SqsStandin.send_batch(self, asked)
     with Watched() as server, rig(server, format='flat', flush=20) as one:
         one.tick(*range(1, 21), layout=layout)
         assert one.settled(20)['acknowledged'] == 20 and len(server.bodies()) == 500
-        assert max(seen) <= 30 and len(one.sender.role.memory['dealt']) <= 25
+        assert max(seen) <= 30 and len(one.sender.role.memory[statbadger.shape_of(one.sender.role.options)]) <= 25
 
 
 def test_an_answer_that_leaves_an_entry_out_makes_only_that_go_again():

@@ -229,7 +229,7 @@ def test_what_one_peer_subscribes_to_is_bounded():
 @pytest.mark.parametrize('endpoint, bind, target', [
     ('tcp://127.0.0.1:5556', False, ('tcp', '127.0.0.1', 5556, None)), ('tcp://[::1]:5556', False, ('tcp', '::1', 5556, None)),
     ('tcp://collector.example:1', False, ('tcp', 'collector.example', 1, None)),
-    ('tcp://*:5556', True, ('bind', '*', 5556)), ('tcp://[::]:5556', True, ('bind', '::', 5556))])
+    ('tcp://*:5556', True, ('bind', '*', 5556, True)), ('tcp://[::]:5556', True, ('bind', '::', 5556, True))])
 def test_where_it_talks_to(endpoint, bind, target):
     assert statbadger.zeromq_link(chosen(endpoint=endpoint, bind=bind)) == target
 
