@@ -4877,9 +4877,9 @@ def kairosdb(options, memory):
 
 
 def kairosdb_refusals(body, texts):
-    """As of OpenTSDB: `{"errors":["metric[1](name=cpu.user).tag[host].value may not be empty."]}`
-    """
-    found, errors = {}, put_errors(body)
+    """As of OpenTSDB, by its number: `{"errors":["metric[1](name=a).tag[b].value may not be
+    empty."]}`"""
+    found, strange, errors = {}, False, put_errors(body)
     if not errors:
         return errors
     for why in errors:
@@ -4887,7 +4887,9 @@ def kairosdb_refusals(body, texts):
         number = rest.partition(']')[0]
         if head == 'metric' and number.isdecimal() and len(number) < 9 and int(number) < len(texts):
             found.setdefault(int(number), ' '.join(str(why).split()))
-    return found
+        else:
+            strange = True
+    return None if found and strange else found
 
 
 def put_errors(body):
@@ -4957,13 +4959,14 @@ def put_body(options, texts, many, good, path, told, most, refusals):
     while True:
         headers, body = http_body(options, dict(login, **{'Content-Type': 'application/json'}),
                                   '[%s]' % ','.join(texts), told)
-        size, room = len(texts), len(texts) * most * 9 // (len(body) * 10)
-        refused, why = None, 'longer than %d bytes' % most
-        if len(body) <= most:
+        size, fits = len(texts), len(body) <= most
+        room = max(1, size * most * 9 // (len(body) * 10))
+        refused, why = None, 'a point of more than %d bytes' % most
+        if fits:
             yield Wait(0)                       # each exchange has its own time
             status, headers, answer = yield Request('POST', path, headers, body)
             refused = put_outcome(status, headers, answer, (yield Now()), refusals, texts)
-            why, room = 'HTTP %d: %s' % (status, words_of(answer)), max(room, 1)
+            why = 'HTTP %d: %s' % (status, words_of(answer))
             if size == 1 and refused is None and not good and (
                     status == 413 or json_reply(answer) is None):
                 raise Later(why, MISSING_PAUSE, True)   # then it is not the point
@@ -4972,7 +4975,7 @@ def put_body(options, texts, many, good, path, told, most, refusals):
             return size, grown if size == many else many, refused
         if size == 1:
             return 1, 1, {0: why}
-        many = max(1, min(size // 2, room))
+        many = size // 2 if fits else room
         texts = texts[:many]
 
 

@@ -112,6 +112,16 @@ def test_answers_that_say_nothing_of_points(answer, error, wait):
         assert caught.value.wait == wait
 
 
+def test_where_only_some_errors_are_of_a_point_fewer_go_until_it_is_clear():
+    frames = [many(2, n) for n in range(4)]
+
+    def answer(points):
+        bad = [i for i, p in enumerate(points) if p['timestamp'] == 1429628880000]
+        return (400 if bad else 204), {}, json.dumps({'errors': ['metric[%d].no' % bad[0], 'and more'] if bad else []}).encode()
+    script = Script(dialogue(), [frames], answer)
+    assert script.rejected == [(frames[2], 2, 'HTTP 400: {"errors": ["metric[0].no", "and more"]}')] and script.done == [1, 2, 3, 4]
+
+
 def test_an_answer_that_is_cut_short_makes_fewer_go_until_it_is_clear():
     frames = [many(50, n) for n in range(4)]
 

@@ -267,7 +267,7 @@ def test_a_point_that_no_body_takes_is_refused_here_and_all_others_go():
     long = ('t', 'x' * 3000, '', REAL, (), (), 1.0)
     one = frame(USER, long, READS)
     script = Script(dialogue(gzip=False, max_bytes=2000), [[one, many(2)]], stored)
-    assert script.rejected == [(one, 1, 'longer than 2000 bytes')] and script.done == [1, 2]
+    assert script.rejected == [(one, 1, 'a point of more than 2000 bytes')] and script.done == [1, 2]
     assert [p['metric'] for body in script.bodies for p in body] == ['cpu.user', 'disk.reads', 't.m0', 't.m1']
 
 
