@@ -3399,16 +3399,14 @@ class Progress:
         done, whole, unwilling = 0, True, None
         good = None in verdicts.values()
         for key, frame, after, _ in messages:
-            verdict = verdicts.get(key, broken)
-            suspect = getattr(verdict, 'suspect', False) and key in verdicts
-            if key in verdicts and (isinstance(verdict, Refused)
-                                    or suspect and good and key in self.doubted):
+            verdict = verdicts.get(key)
+            suspect = good and getattr(verdict, 'suspect', False)
+            if isinstance(verdict, Refused) or suspect and key in self.doubted:
                 yield Reject(frame, str(verdict), int(flat))
-            elif verdict is not None:
-                unwilling = unwilling or verdict if key in verdicts else unwilling
-                if suspect and good:
+            elif verdict or key not in verdicts:
+                unwilling, whole = unwilling or verdict, False
+                if suspect:
                     self.doubted.add(key)
-                whole = False
                 continue
             self.dealt.add(key)
             done = after if whole else done
