@@ -4477,6 +4477,7 @@ def redis(options, memory):
 STOMP_MOST, STOMP_SIZE = 100, 1 << 20   # messages, and bytes, before receipts are waited for
 STOMP_MOMENT = 0.3              # seconds for what a server says behind an error
 STOMP_IDLE = 30                 # seconds after which a session is looked at without heart-beats
+STOMP_CHATTER = 1000            # bytes that may come at a time when nothing was asked
 DESTINATIONS = ('/queue/', '/topic/', '/exchange/', '/amq/queue/')     # the last two of RabbitMQ
 MOST_NAME = 200                 # letters of a part of the identity in a destination
 
@@ -4570,14 +4571,17 @@ class Stomp:
 
     def hear(self):
         """The next frames, one at least."""
-        frames = []
+        frames, came = [], 0
         while not frames:
-            self.buffer += yield Read(1, self.link)
+            said = yield Read(1, self.link)
             try:
-                self.buffer += yield Available(self.link)
+                said += yield Available(self.link)
             except ConnectionError:
                 pass                            # whoever reads next finds out
-            frames, self.buffer = stomp_frames(self.buffer)
+            frames, self.buffer = stomp_frames(self.buffer + said)
+            came += len(said)
+            if not frames and came > STOMP_REPLY:
+                raise OSError(errno.EPROTO, 'the peer talks on and on, and does not answer')
         self.heard = yield Now()
         return frames
 
@@ -4590,7 +4594,8 @@ class Stomp:
             frames, self.buffer = stomp_frames(self.buffer + said)
             for command, headers, body in frames:
                 yield Say('it says %s: %s' % (command, stomp_words(headers, body)))
-            dead = frames or self.silence and now - self.heard > self.silence
+            dead = (frames or len(said) > STOMP_CHATTER
+                    or self.silence and now - self.heard > self.silence)
             if not dead and self.every and not 0 <= now - self.sent < self.every:
                 yield from self.say(b'\n')
         except OSError:
