@@ -4316,13 +4316,12 @@ class Progress:
         done, whole, unwilling = 0, True, None
         self.doubt(messages, verdicts, ends)
         for key, frame, after, _ in messages:
-            verdict = verdicts.get(key, broken)
-            if key in verdicts and (isinstance(verdict, Refused)
-                                    or self.doubted.get(key, 0) >= SURE_OF_IT):
+            verdict = verdicts.get(key)
+            if isinstance(verdict, Refused) or verdict and (
+                    self.doubted.get(key, 0) >= SURE_OF_IT):
                 yield Reject(frame, str(verdict), int(flat))
-            elif verdict is not None:
-                unwilling = unwilling or verdict if key in verdicts else unwilling
-                whole = False
+            elif verdict or key not in verdicts:
+                unwilling, whole = unwilling or verdict, False
                 continue
             self.dealt.add(key)
             done = after if whole else done
@@ -7766,8 +7765,9 @@ def redis(options, memory):
 STOMP_MOST, STOMP_SIZE = 100, 1 << 20   # messages, and bytes, before receipts are waited for
 STOMP_MOMENT = 0.3              # seconds for what a server says behind an error
 STOMP_IDLE = 30                 # seconds after which a session is looked at without heart-beats
+STOMP_CHATTER = 1000            # bytes that may come at a time when nothing was asked
 DESTINATIONS = ('/queue/', '/topic/', '/exchange/', '/amq/queue/')     # the last two of RabbitMQ
-STOMP_NAME = 200                 # letters of a part of the identity in a destination
+STOMP_NAME = 200                # letters of a part of the identity in a destination
 
 # What an error means, by words in it, in small letters: there are no codes.
 STOMP_TOO_LARGE = (             # ActiveMQ, RabbitMQ
@@ -7859,14 +7859,17 @@ class Stomp:
 
     def hear(self):
         """The next frames, one at least."""
-        frames = []
+        frames, came = [], 0
         while not frames:
-            self.buffer += yield Read(1, self.link)
+            said = yield Read(1, self.link)
             try:
-                self.buffer += yield Available(self.link)
+                said += yield Available(self.link)
             except ConnectionError:
                 pass                            # whoever reads next finds out
-            frames, self.buffer = stomp_frames(self.buffer)
+            frames, self.buffer = stomp_frames(self.buffer + said)
+            came += len(said)
+            if not frames and came > STOMP_REPLY:
+                raise OSError(errno.EPROTO, 'the peer talks on and on, and does not answer')
         self.heard = yield Now()
         return frames
 
@@ -7879,7 +7882,8 @@ class Stomp:
             frames, self.buffer = stomp_frames(self.buffer + said)
             for command, headers, body in frames:
                 yield Say('it says %s: %s' % (command, stomp_words(headers, body)))
-            dead = frames or self.silence and now - self.heard > self.silence
+            dead = (frames or len(said) > STOMP_CHATTER
+                    or self.silence and now - self.heard > self.silence)
             if not dead and self.every and not 0 <= now - self.sent < self.every:
                 yield from self.say(b'\n', True)
         except OSError:

@@ -441,6 +441,28 @@ def test_an_idle_session_that_is_closed_is_begun_anew_and_nothing_is_said(tmp_pa
         assert ticks(server) == [1, 2, 3, 4, 5] and server.connections == 5 and rig.log == []
 
 
+def test_a_broker_that_does_not_stop_talking_is_left():
+    class Chatty(StompStandin):
+        chatty = True
+
+        def lock_out(self, wire, headers):
+            while self.chatty:
+                wire.send(b'\n' * 65536)
+    with Chatty(users={'mia': 'x'}) as server, Rig('activemq', port=server.port, username='mia', password='y') as rig:
+        rig.tick(1)
+        rig.until(lambda: rig.sender.failure)
+        assert 'talks on and on' in rig.said()
+        server.chatty = False
+    with StompStandin() as server, Rig('activemq', port=server.port) as rig:
+        for n in (1, 2):
+            rig.tick(n)
+            rig.settled()
+            for wire in list(server.wires):
+                wire.sock.sendall(b'\n' * 5000)
+            rig.until(lambda: not server.wires)
+        assert server.connections == 2 and rig.log == []
+
+
 def test_heart_beats_keep_a_session_alive_and_their_absence_ends_it():
     with StompStandin(heart=(100, 100)) as server, Rig('activemq', port=server.port, heartbeat=0.1) as rig:
         rig.tick(1)

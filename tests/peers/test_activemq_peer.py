@@ -65,6 +65,8 @@ class Reader(stomp.ConnectionListener if stomp else object):
         self.connection = stomp.Connection12([('127.0.0.1', server.port)], vhost=vhost)
         self.connection.set_listener('', self)
         self.connection.connect('admin', ADMIN, wait=True)
+        if server.kind == 'artemis' and destination.startswith('/queue/'):      # else that of a topic, unless it is there
+            headers['subscription-type'] = 'ANYCAST'
         self.connection.subscribe(destination, id='1', ack='auto', headers=headers or None, receipt='subscribed')
         self.subscribed.wait(10)
 
