@@ -7438,6 +7438,8 @@ def druid_conclude(options, state):
     state.task = None
     if failure is None:
         state.stored, state.failed = (task.run, task.seq), 0
+        if 2 * len(task.text) > state.most:     # what was too much once need not always be
+            state.most = min(DRUID_MOST, state.most + state.most // 8 + 1)
         return
     state.failed += 1
     reason = 'the task %s failed: %s' % (task.name, failure)
@@ -7457,7 +7459,7 @@ def druid_post(options, state):
     if status in (400, 413, 500):
         state.task = None                       # it was not taken, and goes anew
     if status == 413 or status == 400 and b'max allowed size' in body:
-        state.most = max(1, min(state.most, len(task.text)) // 2)
+        state.most = min(state.most, len(task.text) // 2)
         raise Refused('a task of %d bytes is more than the overlord takes' % len(task.text), True)
     druid_outcome(status, headers, body, (yield Now()))
     if json_part(body, 'task') != task.name:

@@ -315,7 +315,23 @@ def test_a_task_that_is_too_large_goes_in_halves_and_the_next_ones_are_smaller(s
         agent.spool.hurry()
         assert agent.settled()['acknowledged'] == 279
     assert numbers(server) == list(range(1, 280))
-    assert 0 < refused == len(posts(server)) - len(server.tasks)
+    assert 0 < refused and len(posts(server)) - len(server.tasks) - refused < 6
+
+
+def test_after_a_proxy_that_took_nothing_the_tasks_grow_again(server):
+    server.answer(413, body='client_max_body_size', times=30)
+    with rig(server, flush=3600) as agent:
+        agent.tick(*range(1, 61))
+        agent.spool.hurry()
+        agent.settled(30)
+        state, least = agent.sender.role.memory['druid'], min(map(len, [json.dumps(post) for post in posts(server)]))
+        assert least // 3 < state.most < statbadger.DRUID_MOST
+        for first in range(100, 900, 100):
+            before = len(server.tasks)
+            agent.tick(*range(first, first + 60))
+            agent.spool.hurry()
+            agent.settled(60)
+    assert len(server.tasks) - before < 3
 
 
 @pytest.mark.parametrize('method', ['POST', 'GET'])
