@@ -1300,6 +1300,15 @@ class Checker:
         if hides and shown and hides(shown) != shown:
             self.hidden[path] = hides(shown)
 
+    def as_written(self, path, options, what):
+        """What is wrong with options that do not go together, without values from outside."""
+        for where, shown in self.hidden.items():
+            value = len(where) > 2 and where[:2] == path and getattr(options, str(where[2]), None)
+            if isinstance(value, str) and value:
+                shown = shown if len(where) == 3 else '****'
+                what = what.replace(json_text(value), json_text(shown))
+        return what
+
     def existing(self, path):
         """The path seen from the configuration's folder; ValueError when there is no such file."""
         if not self.place.stamp(self.place.path(path)):
@@ -1363,7 +1372,7 @@ def choose(checker, what, name, options, registry, common, folder):
             try:
                 registry[kind].link(checked)    # options that do not go together
             except ValueError as error:
-                checker.say(path, str(error))
+                checker.say(path, checker.as_written(path, checked, str(error)))
         return [Chosen(name, kind, checked)]
     file = options.get('file') or (os.path.join(folder, kind + '.py') if folder else '')
     stamp = isinstance(file, str) and file and place.stamp(place.path(file))
@@ -11048,10 +11057,13 @@ def destination(chosen, hidden):
     """` -> tcp 10.0.0.9 2003`, or '' for what is no kind of ours."""
     if chosen.kind not in EMITTERS:
         return ''
-    secrets = [chosen.options[name] for name in hidden]
-    words = ['tls' if isinstance(word, tuple) else word
-             for word in EMITTERS[chosen.kind].link(chosen.options) if word]
-    return ' -> ' + ' '.join('****' if word in secrets else str(word) for word in words)
+    own = {o.name for o in EMITTERS[chosen.kind].options if o.kind not in (secret, http_headers)}
+    secrets = [str(chosen.options[name]) for name in own.intersection(hidden)]
+    scheme, *words = ['tls' if isinstance(word, tuple) else str(word)
+                      for word in EMITTERS[chosen.kind].link(chosen.options) if word]
+    return ' -> ' + ' '.join([scheme] + [
+        '****' if any(text and (text in word or word in text) for text in secrets) else word
+        for word in words])
 
 
 def described(chosen, hidden):
