@@ -4762,6 +4762,7 @@ TSDB_LINE = 1023  # bytes of a line: a longer one is dropped (KairosDB) or ends 
 TSDB_IDLE = 3600                # seconds after which an idle connection is looked at
 TSDB_OPTIONS = [Option('tls', boolean, False, 'Speak TLS')] + HTTP_OPTIONS
 TELNET_TROUBLE = ('HBase error', 'Please throttle', 'Throttling', 'Request timed out', 'Unexpected')
+TELNET_LOGIN = 'Unauth', 'illegal argument: Unauth'     # at its start: metrics stand further on
 PUT_TROUBLE = ('Storage exception', 'Please throttle', 'Timeout exception', 'Write timedout',
                'Unexpected exception')          # these in the answers of /api/put
 UNKNOWN_METRIC = ('%s; need tsd.core.auto_create_metrics = true on the server, or `tsdb mkmetric` '
@@ -5018,7 +5019,7 @@ def put_answers(link, most):
         line = ' '.join((yield Line(link)).decode('utf-8', 'replace').split())
         verb, colon, why = line.partition(': ')
         if verb == 'put' and colon and len(whys) < most:
-            if 'Unauth' in why:
+            if why.startswith(TELNET_LOGIN):
                 raise Later(why, CREDENTIALS_PAUSE)
             if why.startswith(TELNET_TROUBLE):
                 raise Later(why, 0, True)
