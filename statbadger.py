@@ -7357,6 +7357,7 @@ class DruidTask:
 
     def __init__(self, name, text, frame):
         self.name, self.text, self.run, self.seq = name, text, frame.run, frame.seq
+        self.host = frame.identity['hostname']
         self.taken = False
 
 
@@ -7455,7 +7456,20 @@ def druid_conclude(options, state):
     reason = 'the task %s failed: %s' % (task.name, failure)
     if 'parse exception' in failure.lower():
         raise Refused(reason)
-    raise Later(reason, suspect=not any(word in failure.lower() for word in DRUID_BUSY))
+    raise Later(reason, suspect=not druid_busy(failure, (options.datasource, task.host)))
+
+
+def druid_busy(failure, names):
+    """Whether it speaks of locks, workers and the like in words, or in the name of an exception.
+    Names of ours, which it may repeat, do not count: `Task[worker-1]`, `lock_1`."""
+    names = [name.lower() for name in names]
+    for word in failure.lower().split():
+        word = word.strip('.,:;!?()"\'')
+        if word.endswith('exception'):
+            word = word.rpartition('.')[2]
+        if word.isalpha() and word.startswith(DRUID_BUSY) and word not in names:
+            return True
+    return False
 
 
 def druid_post(options, state):

@@ -225,6 +225,30 @@ def test_locks_and_workers_are_never_the_fault_of_a_tick(server, fate):
     assert count['acknowledged'] == 4 and numbers(server) == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize('host, datasource', [('worker-1', 'd'), ('worker', 'd'), ('n1', 'blockstore'), ('n1', 'lock')])
+def test_names_that_sound_like_locks_and_workers_do_not_let_a_bad_tick_stay_for_ever(server, host, datasource):
+    def status(name):
+        code, text = DruidStandin.status(server, name)
+        return code, text.replace('TASKID', name)
+    server.status = status
+    server.dislike = lambda rows: 'Task[TASKID] of %s failed on %s: splits[5]' % (datasource, host) if any(
+        row['value'] == 2 for row in rows) else None
+    with rig(server, flush=3600, datasource=datasource) as agent:
+        agent.tick(1, 2, 3, who=dict(WHO, hostname=host))
+        agent.spool.hurry()
+        count = agent.settled(30)
+    assert (count['acknowledged'], count['quarantined']) == (2, 1)
+
+
+@pytest.mark.parametrize('failure, busy', [
+    (LOCKS, True), (GONE, True), ('java.lang.InterruptedException', True), ('No task slots.', True), ('Canceled', True),
+    ('java.util.concurrent.CancellationException: Task was cancelled.', True), ('Failed to assign this task', True),
+    ('Cannot read redis.lock of worker-1', False), ('a blocked clock', False), ('', False)])
+def test_what_speaks_of_locks_and_workers(failure, busy):
+    assert statbadger.druid_busy(failure, ('d', 'n1')) == busy
+    assert statbadger.druid_busy(failure, ('lock', 'worker')) == busy
+
+
 @pytest.mark.parametrize('already', [
     {'errorCode': 'entryAlreadyExists', 'errorMessage': 'Task[%s] already exists'},
     {'error': 'Task[%s] already exists!'}], ids=['now', 'once'])
