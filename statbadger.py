@@ -863,8 +863,8 @@ def secret(value):
 secret.hides = lambda value: '****'
 
 
-OUR_HEADERS = frozenset(('connection', 'content-encoding', 'content-length', 'expect', 'host', 'te',
-                         'transfer-encoding', 'upgrade'))
+OUR_HEADERS = frozenset(('connection', 'content-encoding', 'content-length', 'content-type', 'expect',
+                         'host', 'te', 'transfer-encoding', 'upgrade'))
 
 
 def http_headers(value):
