@@ -863,8 +863,8 @@ def secret(value):
 secret.hides = lambda value: '****'
 
 
-OUR_HEADERS = frozenset(('connection', 'content-encoding', 'content-length', 'content-type', 'expect',
-                         'host', 'te', 'transfer-encoding', 'upgrade'))
+OUR_HEADERS = frozenset(('connection', 'content-encoding', 'content-length', 'content-type',
+                         'expect', 'host', 'te', 'transfer-encoding', 'upgrade'))
 
 
 def http_headers(value):
@@ -4353,6 +4353,11 @@ def tls_files(options, on):
     return options.tls_ca, options.tls_cert, options.tls_key, options.tls_verify
 
 
+def check_username(name):
+    if ':' in name:
+        raise ValueError('found a "username" with ":", which HTTP has no room for (RFC 7617)')
+
+
 def http_link(options, url=''):
     """Where an HTTP peer is. url: when it is not the option of that name."""
     try:
@@ -4582,8 +4587,7 @@ def influxdb_link(options):
     if not all('!' <= c <= '~' for c in options.token):
         raise ValueError('found a "token" with blanks or letters beyond ASCII in it, need the bare '
                          'token')
-    if ':' in options.username:
-        raise ValueError('found a "username" with ":", which HTTP has no room for (RFC 7617)')
+    check_username(options.username)
     return http_link(options)
 
 
@@ -4782,6 +4786,7 @@ def tsdb_link(options, http_port):
             if options[name]:
                 raise ValueError('found %s with "protocol": "telnet", need http' % name)
         return ('tcp', options.host, options.port or 4242, tls_files(options, options.tls))
+    check_username(options.username)
     where = 'http%s://%s' % ('s' * options.tls, place_text(options.host, options.port or http_port))
     try:
         return http_link(options, url(where))
@@ -7325,6 +7330,7 @@ def check_druid_tags(tags):
 
 def druid_link(options):
     check_druid_tags(options.tags)
+    check_username(options.username)
     link = http_link(options)
     if options.protocol == 'tranquility' and options.url == DRUID_URL:
         return (link[0], TRANQUILITY_URL) + link[2:]
@@ -7333,7 +7339,10 @@ def druid_link(options):
 
 def kafka_consumer(options):
     """How Kafka's Java client comes to where this kafka emitter writes. The password stays here: it
-    is to be in the environment of Druid, as a line of sasl.jaas.config."""
+    is to be in the environment of Druid, as a line of sasl.jaas.config. Raises ValueError."""
+    if options.tls_key:
+        raise ValueError('found tls_key, need the key in the file of tls_cert: Kafka\'s Java '
+                         'client wants one file for both')
     out = {'bootstrap.servers': options.brokers}
     if options.sasl or options.tls:
         out['security.protocol'] = ('SASL_' if options.sasl else '') + (
@@ -11144,13 +11153,14 @@ def supervisor(arguments):
     options = flat[0].options
     try:
         check_druid_tags(options.tags)
+        consumer = kafka_consumer(options)
     except ValueError as error:
         raise ConfigError('%s: %s: %s' % (flag, flat[0].name, error))
     tree = host_tree(arguments['root'], os.environ, Clock.seconds)
     identity = host_identity(tree, {key: getattr(settings.top, key) for key in IDENTITY_KEYS})
     return json_page(druid_supervisor(
         (names or [DATASOURCE])[0], options.tags, kafka_topic(options.topic, identity),
-        kafka_consumer(options))) + '\n'
+        consumer)) + '\n'
 
 
 def bake(name):

@@ -559,6 +559,11 @@ def test_a_tag_that_can_be_no_column_is_a_mistake(tag):
     assert 'found a tag' in problems(tags={tag: 'x'})
 
 
+@pytest.mark.parametrize('protocol', ['task', 'tranquility'])
+def test_a_name_that_basic_security_would_cut_is_a_mistake(protocol):
+    assert 'found a "username" with ":"' in problems(username='a:b', protocol=protocol)
+
+
 def test_its_own_defaults_are_shown_once_and_may_be_changed(run):
     chosen = configured('druid').options
     assert (chosen.timeout, chosen.flush, chosen.batch) == (120, 60, 600)
@@ -646,6 +651,8 @@ def test_the_supervisor_has_the_datasource_of_the_druid_emitter_and_the_topic_of
                                'emitter with "format": "flat": which one says -e NAME'),
     (['-e', FLAT, '-e', 'druid,datasource=a', '-e', 'druid,datasource=b'],
      'found the datasources "a", "b", need one: which one says -e NAME'),
+    (['-e', FLAT + ',tls,tls_cert=/etc/hostname,tls_key=/etc/passwd'],
+     'kafka: found tls_key, need the key in the file of tls_cert'),
     (['-e', FLAT + ',tags.__time=c'], 'kafka: found a tag "__time", need another name'),
     (['-e', 'kafka,format=flat,brokers='], 'brokers'),
     (['-e', FLAT + ',tags.value=c'], 'found a tag "value"')])

@@ -200,6 +200,7 @@ def test_where_it_talks_to(values, target):
 
 
 @pytest.mark.parametrize('values, problem', [
+    ({'username': 'a:b'}, 'found a "username" with ":"'),
     ({'protocol': 'telnet', 'username': 'u'}, 'found username with "protocol": "telnet", need http'),
     ({'protocol': 'telnet', 'password': 'p'}, 'found password with "protocol": "telnet", need http'),
     ({'protocol': 'telnet', 'headers': {'a': 'b'}}, 'found headers with "protocol": "telnet", need http'),
