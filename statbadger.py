@@ -863,8 +863,8 @@ def secret(value):
 secret.hides = lambda value: '****'
 
 
-OUR_HEADERS = frozenset(('connection', 'content-encoding', 'content-length', 'expect', 'host', 'te',
-                         'transfer-encoding', 'upgrade'))
+OUR_HEADERS = frozenset(('connection', 'content-encoding', 'content-length', 'content-type',
+                         'expect', 'host', 'te', 'transfer-encoding', 'upgrade'))
 
 
 def http_headers(value):
@@ -1300,6 +1300,15 @@ class Checker:
         if hides and shown and hides(shown) != shown:
             self.hidden[path] = hides(shown)
 
+    def as_written(self, path, options, what):
+        """What is wrong with options that do not go together, without values from outside."""
+        for where, shown in self.hidden.items():
+            value = len(where) > 2 and where[:2] == path and getattr(options, str(where[2]), None)
+            if isinstance(value, str) and value:
+                shown = shown if len(where) == 3 else '****'
+                what = what.replace(json_text(value), json_text(shown))
+        return what
+
     def existing(self, path):
         """The path seen from the configuration's folder; ValueError when there is no such file."""
         if not self.place.stamp(self.place.path(path)):
@@ -1363,7 +1372,7 @@ def choose(checker, what, name, options, registry, common, folder):
             try:
                 registry[kind].link(checked)    # options that do not go together
             except ValueError as error:
-                checker.say(path, str(error))
+                checker.say(path, checker.as_written(path, checked, str(error)))
         return [Chosen(name, kind, checked)]
     file = options.get('file') or (os.path.join(folder, kind + '.py') if folder else '')
     stamp = isinstance(file, str) and file and place.stamp(place.path(file))
@@ -4362,6 +4371,11 @@ def tls_files(options, on):
     return options.tls_ca, options.tls_cert, options.tls_key, options.tls_verify
 
 
+def check_username(name):
+    if ':' in name:
+        raise ValueError('found a "username" with ":", which HTTP has no room for (RFC 7617)')
+
+
 def http_link(options, url=''):
     """Where an HTTP peer is. url: when it is not the option of that name."""
     try:
@@ -4591,8 +4605,7 @@ def influxdb_link(options):
     if not all('!' <= c <= '~' for c in options.token):
         raise ValueError('found a "token" with blanks or letters beyond ASCII in it, need the bare '
                          'token')
-    if ':' in options.username:
-        raise ValueError('found a "username" with ":", which HTTP has no room for (RFC 7617)')
+    check_username(options.username)
     return http_link(options)
 
 
@@ -4771,6 +4784,7 @@ TSDB_LINE = 1023  # bytes of a line: a longer one is dropped (KairosDB) or ends 
 TSDB_IDLE = 3600                # seconds after which an idle connection is looked at
 TSDB_OPTIONS = [Option('tls', boolean, False, 'Speak TLS')] + HTTP_OPTIONS
 TELNET_TROUBLE = ('HBase error', 'Please throttle', 'Throttling', 'Request timed out', 'Unexpected')
+TELNET_LOGIN = 'Unauth', 'illegal argument: Unauth'     # at its start: metrics stand further on
 PUT_TROUBLE = ('Storage exception', 'Please throttle', 'Timeout exception', 'Write timedout',
                'Unexpected exception')          # these in the answers of /api/put
 UNKNOWN_METRIC = ('%s; need tsd.core.auto_create_metrics = true on the server, or `tsdb mkmetric` '
@@ -4790,6 +4804,7 @@ def tsdb_link(options, http_port):
             if options[name]:
                 raise ValueError('found %s with "protocol": "telnet", need http' % name)
         return ('tcp', options.host, options.port or 4242, tls_files(options, options.tls))
+    check_username(options.username)
     where = 'http%s://%s' % ('s' * options.tls, place_text(options.host, options.port or http_port))
     try:
         return http_link(options, url(where))
@@ -5032,7 +5047,7 @@ def put_answers(link, most):
         line = ' '.join((yield Line(link)).decode('utf-8', 'replace').split())
         verb, colon, why = line.partition(': ')
         if verb == 'put' and colon and len(whys) < most:
-            if 'Unauth' in why:
+            if why.startswith(TELNET_LOGIN):
                 raise Later(why, CREDENTIALS_PAUSE)
             if why.startswith(TELNET_TROUBLE):
                 raise Later(why, 0, True)
@@ -7359,6 +7374,7 @@ def check_druid_tags(tags):
 
 def druid_link(options):
     check_druid_tags(options.tags)
+    check_username(options.username)
     link = http_link(options)
     if options.protocol == 'tranquility' and options.url == DRUID_URL:
         return (link[0], TRANQUILITY_URL) + link[2:]
@@ -7367,7 +7383,10 @@ def druid_link(options):
 
 def kafka_consumer(options):
     """How Kafka's Java client comes to where this kafka emitter writes. The password stays here: it
-    is to be in the environment of Druid, as a line of sasl.jaas.config."""
+    is to be in the environment of Druid, as a line of sasl.jaas.config. Raises ValueError."""
+    if options.tls_key:
+        raise ValueError('found tls_key, need the key in the file of tls_cert: Kafka\'s Java '
+                         'client wants one file for both')
     out = {'bootstrap.servers': options.brokers}
     if options.sasl or options.tls:
         out['security.protocol'] = ('SASL_' if options.sasl else '') + (
@@ -7391,6 +7410,7 @@ class DruidTask:
 
     def __init__(self, name, text, frame):
         self.name, self.text, self.run, self.seq = name, text, frame.run, frame.seq
+        self.host = frame.identity['hostname']
         self.taken = False
 
 
@@ -7482,12 +7502,27 @@ def druid_conclude(options, state):
     state.task = None
     if failure is None:
         state.stored, state.failed = (task.run, task.seq), 0
+        if 2 * len(task.text) > state.most:     # what was too much once need not always be
+            state.most = min(DRUID_MOST, state.most + state.most // 8 + 1)
         return
     state.failed += 1
     reason = 'the task %s failed: %s' % (task.name, failure)
     if 'parse exception' in failure.lower():
         raise Refused(reason)
-    raise Later(reason, suspect=not any(word in failure.lower() for word in DRUID_BUSY))
+    raise Later(reason, suspect=not druid_busy(failure, (options.datasource, task.host)))
+
+
+def druid_busy(failure, names):
+    """Whether it speaks of locks, workers and the like in words, or in the name of an exception.
+    Names of ours, which it may repeat, do not count: `Task[worker-1]`, `lock_1`."""
+    names = [name.lower() for name in names]
+    for word in failure.lower().split():
+        word = word.strip('.,:;!?()"\'')
+        if word.endswith('exception'):
+            word = word.rpartition('.')[2]
+        if word.isalpha() and word.startswith(DRUID_BUSY) and word not in names:
+            return True
+    return False
 
 
 def druid_post(options, state):
@@ -7501,7 +7536,7 @@ def druid_post(options, state):
     if status in (400, 413, 500):
         state.task = None                       # it was not taken, and goes anew
     if status == 413 or status == 400 and b'max allowed size' in body:
-        state.most = max(1, min(state.most, len(task.text)) // 2)
+        state.most = min(state.most, len(task.text) // 2)
         raise Refused('a task of %d bytes is more than the overlord takes' % len(task.text), True)
     druid_outcome(status, headers, body, (yield Now()))
     if json_part(body, 'task') != task.name:
@@ -11106,10 +11141,13 @@ def destination(chosen, hidden):
     """` -> tcp 10.0.0.9 2003`, or '' for what is no kind of ours."""
     if chosen.kind not in EMITTERS:
         return ''
-    secrets = [chosen.options[name] for name in hidden]
-    words = ['tls' if isinstance(word, tuple) else word
-             for word in EMITTERS[chosen.kind].link(chosen.options) if word]
-    return ' -> ' + ' '.join('****' if word in secrets else str(word) for word in words)
+    own = {o.name for o in EMITTERS[chosen.kind].options if o.kind not in (secret, http_headers)}
+    secrets = [str(chosen.options[name]) for name in own.intersection(hidden)]
+    scheme, *words = ['tls' if isinstance(word, tuple) else str(word)
+                      for word in EMITTERS[chosen.kind].link(chosen.options) if word]
+    return ' -> ' + ' '.join([scheme] + [
+        '****' if any(text and (text in word or word in text) for text in secrets) else word
+        for word in words])
 
 
 def described(chosen, hidden):
@@ -11175,13 +11213,14 @@ def supervisor(arguments):
     options = flat[0].options
     try:
         check_druid_tags(options.tags)
+        consumer = kafka_consumer(options)
     except ValueError as error:
         raise ConfigError('%s: %s: %s' % (flag, flat[0].name, error))
     tree = host_tree(arguments['root'], os.environ, Clock.seconds)
     identity = host_identity(tree, {key: getattr(settings.top, key) for key in IDENTITY_KEYS})
     return json_page(druid_supervisor(
         (names or [DATASOURCE])[0], options.tags, kafka_topic(options.topic, identity),
-        kafka_consumer(options))) + '\n'
+        consumer)) + '\n'
 
 
 def bake(name):

@@ -212,6 +212,27 @@ def test_check_does_not_show_what_a_secret_file_held(run, tmp_path):
     assert finished.code == 0 and 'hunter2' not in finished.out + finished.err
 
 
+@pytest.mark.parametrize('options', [
+    {'type': 'opentsdb', 'host': '${file:key}'}, {'type': 'kairosdb', 'host': '${file:key}', 'tls': True},
+    {'type': 'kairosdb', 'host': '${file:key}', 'protocol': 'telnet'}, {'type': 'influxdb', 'url': 'udp://${file:key}:8089'},
+    {'type': 'influxdb', 'url': 'http://${file:key}:8089'}, {'type': 'druid', 'url': 'http://10.0.0.9:1/${file:key}'},
+    {'type': 'druid', 'proxy': 'http://${file:key}:3128'}], ids=lambda options: ' '.join(map(str, options.values())))
+def test_check_does_not_show_a_place_that_came_from_a_secret_file(run, tmp_path, options):
+    (tmp_path / 'key').write_text('hunter2.example\n')
+    (tmp_path / 'a.conf').write_text(json.dumps({'emitters': {'x': options}}))
+    finished = run('-f', 'a.conf', '--check', cwd=str(tmp_path))
+    assert finished.code == 0 and '${file:key}' in finished.out and ' -> ' in finished.out
+    assert 'hunter2' not in finished.out + finished.err
+
+
+def test_a_mistake_that_two_options_make_together_does_not_show_what_a_secret_file_held(run, tmp_path):
+    (tmp_path / 'key').write_text('hunter2?x\n')
+    (tmp_path / 'a.conf').write_text('{"emitters": {"opentsdb": {"host": "${file:key}"}}}')
+    finished = run('-f', 'a.conf', '--check', cwd=str(tmp_path))
+    assert finished.code == 2 and 'found host "${file:key}", need an ASCII name' in finished.err
+    assert 'hunter2' not in finished.out + finished.err
+
+
 def test_n_ticks_come_at_the_interval_with_flags_glued_or_apart(run):
     finished = run('-e', 'stdout', '-m', 'load', '-n3', '-i0.1')
     assert finished.code == 0 and finished.err == ''

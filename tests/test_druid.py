@@ -225,6 +225,30 @@ def test_locks_and_workers_are_never_the_fault_of_a_tick(server, fate):
     assert count['acknowledged'] == 4 and numbers(server) == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize('host, datasource', [('worker-1', 'd'), ('worker', 'd'), ('n1', 'blockstore'), ('n1', 'lock')])
+def test_names_that_sound_like_locks_and_workers_do_not_let_a_bad_tick_stay_for_ever(server, host, datasource):
+    def status(name):
+        code, text = DruidStandin.status(server, name)
+        return code, text.replace('TASKID', name)
+    server.status = status
+    server.dislike = lambda rows: 'Task[TASKID] of %s failed on %s: splits[5]' % (datasource, host) if any(
+        row['value'] == 2 for row in rows) else None
+    with rig(server, flush=3600, datasource=datasource) as agent:
+        agent.tick(1, 2, 3, who=dict(WHO, hostname=host))
+        agent.spool.hurry()
+        count = agent.settled(30)
+    assert (count['acknowledged'], count['quarantined']) == (2, 1)
+
+
+@pytest.mark.parametrize('failure, busy', [
+    (LOCKS, True), (GONE, True), ('java.lang.InterruptedException', True), ('No task slots.', True), ('Canceled', True),
+    ('java.util.concurrent.CancellationException: Task was cancelled.', True), ('Failed to assign this task', True),
+    ('Cannot read redis.lock of worker-1', False), ('a blocked clock', False), ('', False)])
+def test_what_speaks_of_locks_and_workers(failure, busy):
+    assert statbadger.druid_busy(failure, ('d', 'n1')) == busy
+    assert statbadger.druid_busy(failure, ('lock', 'worker')) == busy
+
+
 @pytest.mark.parametrize('already', [
     {'errorCode': 'entryAlreadyExists', 'errorMessage': 'Task[%s] already exists'},
     {'error': 'Task[%s] already exists!'}], ids=['now', 'once'])
@@ -315,7 +339,23 @@ def test_a_task_that_is_too_large_goes_in_halves_and_the_next_ones_are_smaller(s
         agent.spool.hurry()
         assert agent.settled()['acknowledged'] == 279
     assert numbers(server) == list(range(1, 280))
-    assert 0 < refused == len(posts(server)) - len(server.tasks)
+    assert 0 < refused and len(posts(server)) - len(server.tasks) - refused < 6
+
+
+def test_after_a_proxy_that_took_nothing_the_tasks_grow_again(server):
+    server.answer(413, body='client_max_body_size', times=30)
+    with rig(server, flush=3600) as agent:
+        agent.tick(*range(1, 61))
+        agent.spool.hurry()
+        agent.settled(30)
+        state, least = agent.sender.role.memory['druid'], min(map(len, [json.dumps(post) for post in posts(server)]))
+        assert least // 3 < state.most < statbadger.DRUID_MOST
+        for first in range(100, 900, 100):
+            before = len(server.tasks)
+            agent.tick(*range(first, first + 60))
+            agent.spool.hurry()
+            agent.settled(60)
+    assert len(server.tasks) - before < 3
 
 
 @pytest.mark.parametrize('method', ['POST', 'GET'])
@@ -519,6 +559,11 @@ def test_a_tag_that_can_be_no_column_is_a_mistake(tag):
     assert 'found a tag' in problems(tags={tag: 'x'})
 
 
+@pytest.mark.parametrize('protocol', ['task', 'tranquility'])
+def test_a_name_that_basic_security_would_cut_is_a_mistake(protocol):
+    assert 'found a "username" with ":"' in problems(username='a:b', protocol=protocol)
+
+
 def test_its_own_defaults_are_shown_once_and_may_be_changed(run):
     chosen = configured('druid').options
     assert (chosen.timeout, chosen.flush, chosen.batch) == (120, 60, 600)
@@ -606,6 +651,8 @@ def test_the_supervisor_has_the_datasource_of_the_druid_emitter_and_the_topic_of
                                'emitter with "format": "flat": which one says -e NAME'),
     (['-e', FLAT, '-e', 'druid,datasource=a', '-e', 'druid,datasource=b'],
      'found the datasources "a", "b", need one: which one says -e NAME'),
+    (['-e', FLAT + ',tls,tls_cert=/etc/hostname,tls_key=/etc/passwd'],
+     'kafka: found tls_key, need the key in the file of tls_cert'),
     (['-e', FLAT + ',tags.__time=c'], 'kafka: found a tag "__time", need another name'),
     (['-e', 'kafka,format=flat,brokers='], 'brokers'),
     (['-e', FLAT + ',tags.value=c'], 'found a tag "value"')])

@@ -76,8 +76,11 @@ def test_where_it_talks_to(values, target):
 
 
 @pytest.mark.parametrize('values, problem', [
+    ({'username': 'a:b'}, 'found a "username" with ":"'),
     ({'protocol': 'telnet', 'username': 'u'}, 'found username with "protocol": "telnet", need http'),
-    ({'tags': {'a b': '1', 'a=b': '2'}}, 'found the tags "a b" and "a=b"'), ({'sync': True}, 'sync')])
+    ({'tags': {'a b': '1', 'a=b': '2'}}, 'found the tags "a b" and "a=b"'),
+    ({'headers': {'content-Type': 'application/json'}}, 'headers other than content-type, which say how it is sent'),
+    ({'sync': True}, 'sync')])
 def test_what_does_not_go_together_is_a_mistake(values, problem):
     with pytest.raises(statbadger.ConfigError) as error:
         configured('kairosdb', **values)

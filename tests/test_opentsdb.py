@@ -200,6 +200,7 @@ def test_where_it_talks_to(values, target):
 
 
 @pytest.mark.parametrize('values, problem', [
+    ({'username': 'a:b'}, 'found a "username" with ":"'),
     ({'protocol': 'telnet', 'username': 'u'}, 'found username with "protocol": "telnet", need http'),
     ({'protocol': 'telnet', 'password': 'p'}, 'found password with "protocol": "telnet", need http'),
     ({'protocol': 'telnet', 'headers': {'a': 'b'}}, 'found headers with "protocol": "telnet", need http'),
@@ -442,6 +443,14 @@ def test_a_server_that_wants_a_login_over_telnet_is_asked_again_later():
     with pytest.raises(Later) as caught:
         telnet([b'put: illegal argument: Unauthenticated command: put\n'])
     assert caught.value.wait == 300
+
+
+@pytest.mark.parametrize('why', ["unknown metric: No such name for 'metrics': 'http.Unauthorized'",
+                                 'illegal argument: Invalid metric name ("Unauthorized:x"): illegal character: :'])
+def test_a_metric_whose_name_speaks_of_logins_is_refused_like_any_other(why):
+    script = telnet([b'put: ' + why.encode() + b'\n' + VERSION])
+    assert [(points, reason) for _, points, reason in script.rejected] == [
+        (1, statbadger.UNKNOWN_METRIC % why if 'unknown' in why else why)]
 
 
 @pytest.mark.parametrize('said', [b'\n', b'HTTP/1.1 400 Bad Request\r\n', b"unknown command: version.  Try `help'.\n",
