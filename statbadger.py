@@ -3754,17 +3754,18 @@ def influx_head(series, tags):
 
 def influx_fields(tags):
     """A Template's lines: a head for each family and instance, then its fields, one per line. No
-    name comes twice in a line, nor is it a tag's: 3.x would refuse it. No field has a quote in its
+    name comes twice for a head, nor is it a tag's: 3.x would refuse it. No field has a quote in its
     name: VictoriaMetrics would take what follows for text."""
     def lines(layout, identity, forms):
-        last = None
+        last, known = None, {}
         for series, form in zip(layout, forms):
             if (series.family, series.values) != last:
                 last = series.family, series.values
                 pairs = {influx_key(k): influx_text(v, ', =')
                          for k, v in tag_pairs(series, identity, tags)}
-                taken = set(pairs)
-                yield percents(influx_head(series, pairs)) + '\n'
+                head = influx_head(series, pairs)
+                taken = known.setdefault(head, set(pairs))  # two names may become one
+                yield percents(head) + '\n'
             name = influx_key((series.name if series.family else '') or 'value').replace('"', '_')
             while name in taken:
                 name += '_'
@@ -3921,10 +3922,14 @@ def tsdb_tags(series, identity, tags, most=None):
 def tsdb_template(form, tag, between, options, most=None):
     """A Template of a form that has %s for the metric, the number and the tags."""
     def lines(layout, identity, forms):
+        taken = set()
         for series, number in zip(layout, forms):
-            tags = between.join([tag % pair for pair in tsdb_tags(
+            metric, tags = tsdb_text(series.metric), between.join([tag % pair for pair in tsdb_tags(
                 series, identity, options.tags, most)])
-            yield form % (tsdb_text(series.metric), VALUE + number + HEAD, tags)
+            while (metric, tags) in taken:      # two names became one: the server keeps only one
+                metric += '_'
+            taken.add((metric, tags))
+            yield form % (metric, VALUE + number + HEAD, tags)
     return Template(lines, VALUE + 'nan', unwanted(options.blacklist))
 
 
@@ -4347,6 +4352,16 @@ def check_tags(tags, taken, why):
         raise ValueError('found a tag %s, need another name: %s' % (json_text(both[0]), why))
 
 
+def check_distinct(tags, spelt, how):
+    """Raises ValueError when two tags are spelt the same there: one would hide the other."""
+    names = {}
+    for tag in sorted(tags):
+        other = names.setdefault(spelt(tag), tag)
+        if other != tag:
+            raise ValueError('found the tags %s and %s, need names that differ%s' % (
+                json_text(other), json_text(tag), how))
+
+
 def lacking(error):
     """A ValueError that says which module this Python was built or packed without."""
     return ValueError('found "%s", need a Python that has it (Debian: package python3, not only '
@@ -4590,6 +4605,7 @@ INFLUX_QUEUED = 'hinted handoff queue not empty'        # a cluster of 1.x has i
 
 def influxdb_link(options):
     """Where it is; ValueError for what is not meant for the same version, or not for UDP."""
+    check_distinct(options.tags, influx_key, ': the first is written like the second')
     if options.url.startswith('udp://'):
         return influx_udp_link(options)
     if options.bucket and (options.retention_policy or options.database != INFLUX_DATABASE):
@@ -4793,12 +4809,7 @@ UNKNOWN_METRIC = ('%s; need tsd.core.auto_create_metrics = true on the server, o
 
 def tsdb_link(options, http_port):
     """Where it is, for both; ValueError says what does not go together."""
-    names = {}
-    for tag in sorted(options.tags):
-        other = names.setdefault(tsdb_text(tag), tag)
-        if other != tag:
-            raise ValueError('found the tags %s and %s, need names that differ in letters, digits '
-                             'or one of . _ / -' % (json_text(other), json_text(tag)))
+    check_distinct(options.tags, tsdb_text, ' in letters, digits or one of . _ / -')
     if options.protocol == 'telnet':
         for name in ('username', 'password', 'headers', 'proxy'):
             if options[name]:

@@ -67,6 +67,14 @@ def plain(text):
     return ''.join('_' if c == '\\' and after in ',= \\' else c for c, after in zip(text, text[1:] + ' '))
 
 
+def test_names_that_are_spelt_the_same_there_do_not_hide_each_other():
+    one = frame(1, ('', 'queue', '', GAUGE, (), (), 1), ('queue', 'value', '', GAUGE, (), (), 2),
+                *[READS[:5] + ((name,), 3.0) for name in ('a\n', 'a\r')])
+    heads = [line.rpartition(' ')[0] for line in lines_of(one).splitlines()]
+    assert heads == ['queue,host=n1 value=1.0', 'queue,host=n1 value_=2.0', 'disk,device=a_,host=n1 reads=3.0',
+                     'disk,device=a_,host=n1 reads_=3.0']
+
+
 def test_hostile_names_come_back_from_a_strict_reader_as_they_were_meant():
     print('FAULT_SEED', SEED)
     dice = random.Random(SEED)
@@ -166,7 +174,9 @@ def test_where_it_writes_and_how_it_logs_in(values, path, login, base):
     ({'token': 'secret-p', 'password': 'secret-q'}, 'one way to log in'),
     ({'token': 'Token secret-p'}, 'need the bare token'), ({'token': 'secret-p\r\nX: y'}, 'need the bare token'),
     ({'token': 'secret-p\xe4'}, 'bare token'),
-    ({'username': 'a:b'}, 'a "username" with ":"'), ({'tls_verify': False}, 'https in the URL'),
+    ({'username': 'a:b'}, 'a "username" with ":"'),
+    ({'tags': {'time': 'a', 'time_': 'b'}}, 'found the tags "time" and "time_", need names that differ'),
+    ({'tls_verify': False}, 'https in the URL'),
     ({'url': 'udp://h', 'token': 'secret-p'}, '"token" with a udp URL'),
     ({'url': 'udp://h', 'bucket': 'b'}, '"bucket" with a udp URL'),
     ({'url': 'udp://h', 'database': 'd'}, 'configuration names it'),

@@ -184,6 +184,13 @@ def test_hostile_names_arrive_as_exactly_the_intended_points(telnet):
             assert 1 <= len(tags) <= 8
 
 
+def test_names_that_are_spelt_the_same_there_do_not_hide_each_other():
+    one, other = (('disk', 'reads', '', REAL, ('device',), (name,), float(n)) for n, name in enumerate(['a b', 'a_b']))
+    more = ('disk', 'reads', '', REAL, ('device',), ('a%b',), 2.0)
+    assert [line.split(' ')[1::2][:2] for line in lines(one, other, more)] == [
+        ['disk.reads', '0.0'], ['disk.reads_', '1.0'], ['disk.reads__', '2.0']]
+
+
 # -- options ------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('values, target', [
@@ -289,10 +296,10 @@ def test_of_points_of_one_metric_those_of_that_time_and_those_tags_are_refused()
     assert script.rejected == [(frames[1], 1, 'no')] and len(script.requests) == 1
 
 
-def test_points_that_are_the_same_there_are_refused_one_by_one():
+def test_points_of_names_that_are_the_same_there_are_refused_one_by_one():
     twins = [('d', 'r', '', REAL, ('device',), (name,), 1.0) for name in ('a b', 'a=b', 'a"b')]
     one = frame(*twins)
-    script = Script(dialogue(), [[one]], refusing(d_r='no'))
+    script = Script(dialogue(), [[one]], refusing(d_r='no', d_r_='no', d_r__='no'))
     assert script.rejected == [(one, 3, 'no')] and len(script.requests) == 1
 
 

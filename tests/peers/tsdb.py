@@ -55,14 +55,20 @@ def tags_of(tick, labels, tags, most):
 
 
 def expected(ticks, tags=None, keep=lambda tick, flat: True, known=series_of, most=8):
-    """{metric: {(ms, sorted tags): value}} of these payloads. Names that are the same there take each other's place."""
+    """{metric: {(ms, sorted tags): value}} of these payloads. Of names that are the same there
+    the later ones of a tick have a _ more."""
     out = {}
     for tick in ticks:
+        taken = set()
         for flat, entry in ((flat, entry) for point in tick['points'] for flat, entry in point.items()):
             if keep(tick, flat):
                 metric, labels = known(flat)
                 key = int(round(tick['timestamp'] * 1000)), tags_of(tick, labels, tags or {}, most)
-                out.setdefault(clean(metric), {})[key] = entry['value']
+                name = clean(metric)
+                while (name, key) in taken:
+                    name += '_'
+                taken.add((name, key))
+                out.setdefault(name, {})[key] = entry['value']
     return out
 
 
