@@ -3121,23 +3121,6 @@ def scram_fields(message):
     return {word[0]: word[2:] for word in words if word[1:2] == '='}
 
 
-def long_json_text(text):
-    """As json_text(), in UTF-8 and a hundred times faster; no other control characters are in the
-    text than tabs and line ends."""
-    for letter in '\\"\n\r\t':
-        text = text.replace(letter, LETTERS[letter])
-    return '"%s"' % text
-
-
-def md5_text(data):
-    """The MD5 in hexadecimal, '' where the law forbids it (FIPS 140)."""
-    import hashlib
-    try:
-        return hashlib.md5(data).hexdigest()
-    except ValueError:
-        return ''
-
-
 # -- Avro: object container files (avro.apache.org, specification 1.11) ---------------------------
 
 AVRO_MAGIC = b'Obj\1'
@@ -3327,6 +3310,23 @@ def aws_authorization(access_key, secret_key, region, service, stamp, headers, b
         key = hmac('sha256', key, utf8(word))
     return 'AWS4-HMAC-SHA256 Credential=%s/%s, SignedHeaders=%s, Signature=%s' % (
         access_key, scope, names, key.hex())
+
+
+def long_json_text(text):
+    """As json_text(), in UTF-8 and a hundred times faster; no other control characters are in the
+    text than tabs and line ends."""
+    for letter in '\\"\n\r\t':
+        text = text.replace(letter, LETTERS[letter])
+    return '"%s"' % text
+
+
+def md5_text(data):
+    """The MD5 in hexadecimal, '' where the law forbids it (FIPS 140)."""
+    import hashlib
+    try:
+        return hashlib.md5(data).hexdigest()
+    except ValueError:
+        return ''
 
 
 # -- ZMTP 3.0, what ZeroMQ speaks (rfc.zeromq.org/spec/23) ----------------------------------------
@@ -5073,6 +5073,293 @@ def put_answers(link, most):
                                         '"version"' % json_text(line[:100]))
 
 
+# -- druid: Apache Druid (druid.apache.org/docs, "Tasks API"; Tranquility, docs/server.md) ---------
+
+DRUID_URL, TRANQUILITY_URL = 'http://127.0.0.1:8081', 'http://127.0.0.1:8200'
+DATASOURCE = 'statbadger'
+DRUID_TASKS = '/druid/indexer/v1/task'
+DRUID_MOST = 4000000  # characters of rows in a task: one of 36 MB takes a small coordinator down
+DRUID_PAUSES = 0.25, 4.0        # seconds between two questions for a task: they double up to that
+DRUID_COLUMN = 100              # letters of a column's name, which becomes part of a file's name
+# Why tasks fail that would do well another time.
+DRUID_BUSY = ('lock', 'shutdown', 'worker', 'disappeared', 'cancel', 'interrupt', 'assign', 'slot')
+
+
+def datasource(value):
+    """Text that Druid takes for the name of a datasource, and can make files of."""
+    value = text(value)
+    if (not value or value[0] == '.' or '/' in value or len(utf8(value)) > DRUID_COLUMN
+            or any(ord(c) < 32 for c in value)):
+        raise ValueError('a name such as "statbadger", of %d bytes at most, without "/" and not '
+                         'beginning with "."' % DRUID_COLUMN)
+    return value
+
+
+def check_druid_tags(tags):
+    """Raises ValueError for tags that can be no columns: one name with a comma or a line end in it
+    makes every task fail."""
+    check_tags(tags, FLAT_KEYS + ('__time',), 'that column is there anyway')
+    for name in sorted(tags):
+        if any(c == ',' or ord(c) < 32 for c in name) or len(utf8(name)) > DRUID_COLUMN:
+            raise ValueError('found a tag %s, need the name of a column: at most %d bytes, without '
+                             'commas and control characters' % (json_text(name), DRUID_COLUMN))
+
+
+def druid_link(options):
+    check_druid_tags(options.tags)
+    check_username(options.username)
+    link = http_link(options)
+    if options.protocol == 'tranquility' and options.url == DRUID_URL:
+        return (link[0], TRANQUILITY_URL) + link[2:]
+    return link
+
+
+def kafka_consumer(options):
+    """How Kafka's Java client comes to where this kafka emitter writes. The password stays here: it
+    is to be in the environment of Druid, as a line of sasl.jaas.config. Raises ValueError."""
+    if options.tls_key:
+        raise ValueError('found tls_key, need the key in the file of tls_cert: Kafka\'s Java '
+                         'client wants one file for both')
+    out = {'bootstrap.servers': options.brokers}
+    if options.sasl or options.tls:
+        out['security.protocol'] = ('SASL_' if options.sasl else '') + (
+            'SSL' if options.tls else 'PLAINTEXT')
+    if options.sasl:
+        out['sasl.mechanism'] = options.sasl.upper()
+        out['druid.dynamic.config.provider'] = {
+            'type': 'environment', 'variables': {'sasl.jaas.config': 'KAFKA_SASL_JAAS_CONFIG'}}
+    for option, store in (('tls_ca', 'truststore'), ('tls_cert', 'keystore')):
+        if options[option]:
+            out['ssl.%s.type' % store] = 'PEM'
+            out['ssl.%s.location' % store] = options[option]
+    if not options.tls_verify:                  # of the certificate itself it always thinks
+        out['ssl.endpoint.identification.algorithm'] = ''
+    return out
+
+
+class DruidTask:
+    """A task that was posted or will be: its name, its JSON, the run and number of its last tick,
+    and whether the overlord is known to have it."""
+
+    def __init__(self, name, text, frame):
+        self.name, self.text, self.run, self.seq = name, text, frame.run, frame.seq
+        self.host = frame.identity['hostname']
+        self.taken = False
+
+
+class DruidState:
+    """What outlives the dialogues of one druid emitter.
+
+    task: the one of which nobody knows yet how it ends; nothing else is posted before. stored:
+    (run, number) of the last tick that is stored. failed: tasks that failed since the last that
+    did not: part of the next one's name, for a name is used once. most: characters of rows in a
+    task.
+    """
+
+    def __init__(self):
+        self.task, self.stored, self.failed, self.most = None, ('', 0), 0, DRUID_MOST
+
+    def has(self, frame):
+        """Whether that tick was stored before the last dialogue broke off."""
+        return frame.run == self.stored[0] and frame.seq <= self.stored[1]
+
+
+@emitter('druid', 'Apache Druid: tasks of its overlord, which append rows', [
+    Option('url', url, DRUID_URL, 'Where its overlord is, or a router with the management proxy; '
+                                  'with "protocol": "tranquility" port 8200 unless told'),
+    Option('datasource', datasource, DATASOURCE, 'Datasource, which need not be there'),
+    Option('protocol', choice('task', 'tranquility'), 'task',
+           'Tasks, a row per point; or events for a Tranquility Server'),
+    with_default('timeout', 120, 'Seconds for an answer, and for a task to end'),
+    with_default('flush', 60),
+    with_default('batch', 600),
+] + HTTP_OPTIONS, 'acknowledged', druid_link)
+def druid(options, memory):
+    """A task for all ticks of a batch, or several when they are many bytes, one after the other.
+    They are acknowledged when it has ended well: then its rows are there, all of them."""
+    if options.protocol == 'tranquility':
+        return tranquility(options)
+    return druid_tasks(options, memory.setdefault('druid', DruidState()))
+
+
+def druid_tasks(options, state):
+    """The dialogue with an overlord: see druid()."""
+    rows = druid_rows(options)
+    while True:
+        frames = yield Next()
+        if state.task:                          # the last dialogue broke off before it ended
+            try:
+                yield from druid_conclude(options, state)
+            except Refused:
+                pass                            # nothing of it is stored: its ticks go anew
+        yield from druid_store(options, state, rows, frames)
+
+
+def druid_store(options, state, rows, frames):
+    """Stores the frames, those that the task before has not, in as few tasks as they fit in."""
+    ready = sum(map(state.has, frames))
+    if ready:
+        yield Done(ready)
+    for part, text in druid_parts(rows, frames[ready:], state.most):
+        if text:
+            name = druid_name(options.datasource, part, text, state.failed)
+            schema = druid_schema(options.datasource, options.tags, 'millis')
+            state.task = DruidTask(name, druid_task(name, schema, text), part[-1])
+            yield from druid_conclude(options, state)
+        ready += len(part)
+        yield Done(ready)
+
+
+def druid_name(datasource, frames, rows, failed):
+    """What a task is called: always the same for the same rows of the same ticks, so that Druid
+    takes it once, however often it is posted. The name becomes that of a file: 190 letters at
+    most."""
+    import zlib
+    words = [''.join([c if c in NODE or c == '.' else '_' for c in word[:60]])
+             for word in (datasource, frames[0].identity['hostname'])]
+    return 'statbadger_%s_%s_%s_%d-%d_%08x_%d' % (
+        words[0], words[1], frames[0].run, frames[0].seq, frames[-1].seq,
+        zlib.crc32(rows.encode()), failed)
+
+
+def druid_conclude(options, state):
+    """Returns when the task has stored its rows. Raises Refused, with nothing of it stored, when
+    they are to blame, and Later when it may do well another time, under another name; with all else
+    the task stays, and is asked for or posted as it is by the next dialogue."""
+    task = state.task
+    yield Wait(0)                               # each exchange has its own time
+    if not task.taken:
+        yield from druid_post(options, state)
+        task.taken = True
+    failure = yield from druid_end(options, task)
+    state.task = None
+    if failure is None:
+        state.stored, state.failed = (task.run, task.seq), 0
+        if 2 * len(task.text) > state.most:     # what was too much once need not always be
+            state.most = min(DRUID_MOST, state.most + state.most // 8 + 1)
+        return
+    state.failed += 1
+    reason = 'the task %s failed: %s' % (task.name, failure)
+    if 'parse exception' in failure.lower():
+        raise Refused(reason)
+    raise Later(reason, suspect=not druid_busy(failure, (options.datasource, task.host)))
+
+
+def druid_busy(failure, names):
+    """Whether it speaks of locks, workers and the like in words, or in the name of an exception.
+    Names of ours, which it may repeat, do not count: `Task[worker-1]`, `lock_1`."""
+    names = [name.lower() for name in names]
+    for word in failure.lower().split():
+        word = word.strip('.,:;!?()"\'')
+        if word.endswith('exception'):
+            word = word.rpartition('.')[2]
+        if word.isalpha() and word.startswith(DRUID_BUSY) and word not in names:
+            return True
+    return False
+
+
+def druid_post(options, state):
+    """Returns when the overlord has the task, from now or from before."""
+    task = state.task
+    status, headers, body = yield from druid_ask(options, 'POST', DRUID_TASKS, task.text)
+    if status == 400 and b'already exists' in body:
+        return
+    if status == 500 and (yield from druid_status(options, task)):
+        return                                  # it stumbled when it had taken it
+    if status in (400, 413, 500):
+        state.task = None                       # it was not taken, and goes anew
+    if status == 413 or status == 400 and b'max allowed size' in body:
+        state.most = min(state.most, len(task.text) // 2)
+        raise Refused('a task of %d bytes is more than the overlord takes' % len(task.text), True)
+    druid_outcome(status, headers, body, (yield Now()))
+    if json_part(body, 'task') != task.name:
+        raise OSError(errno.EPROTO, 'an answer without the name of the task: is it an overlord?')
+
+
+def druid_end(options, task):
+    """None when the task has ended well, or why it failed. How long it waits for a worker is not
+    ours to say: when the time is over the ticks wait with it, for its rows may still be stored."""
+    began, pause = (yield Now()), DRUID_PAUSES[0]
+    while True:
+        found = yield from druid_status(options, task)
+        if found is None:
+            task.taken = False
+            raise Later('the overlord does not know the task %s any more' % task.name)
+        stage, place, failure = found
+        if stage != 'RUNNING':
+            return None if stage == 'SUCCESS' else failure
+        if (yield Now()) - began > options.timeout:
+            raise OSError(errno.ETIME, 'the task %s has not ended within %g s: it is %s' % (
+                task.name, options.timeout, place))
+        yield Wait(pause)
+        pause = min(2 * pause, DRUID_PAUSES[1])
+
+
+def druid_status(options, task):
+    """(RUNNING, SUCCESS or FAILED; where it is; why it failed, in a line) of the task; None when
+    the overlord does not know it."""
+    status, headers, body = yield from druid_ask(
+        options, 'GET', '%s/%s/status' % (DRUID_TASKS, percent_encoded(task.name)))
+    if status == 404:
+        return None
+    druid_outcome(status, headers, body, (yield Now()))
+    stage, place, failure = (json_part(body, 'status', key)
+                             for key in ('statusCode', 'runnerStatusCode', 'errorMsg'))
+    if stage not in ('RUNNING', 'SUCCESS', 'FAILED'):
+        raise OSError(errno.EPROTO, 'the state of a task that is none')
+    return stage, printable(str(place)), str(failure or 'it does not say why').split('\n')[0]
+
+
+def druid_outcome(status, headers, body, now):
+    """As http_outcome(), but nothing that is said of a request is the fault of its rows, which are
+    looked at later."""
+    try:
+        http_outcome(status, headers, body, now)
+    except Refused as error:
+        raise Later(str(error), MISSING_PAUSE)
+
+
+def druid_ask(options, method, path, text=None):
+    """(status, headers, body) of what is asked, with the login that its basic security wants."""
+    login = '%s:%s' % (options.username, options.password)
+    headers = {'Authorization': basic(login)} if options.username else {}
+    if text is None:
+        return (yield Request(method, path, http_head(options, headers)))
+    headers['Content-Type'] = 'application/json'
+    return (yield Request(method, path, *http_body(options, headers, text)))
+
+
+def tranquility(options):
+    """An event per point to a Tranquility Server, which tells how many it has sent on and not
+    which: so each tick goes alone. What is outside its window it drops."""
+    rows, path = druid_rows(options), '/v1/post/' + percent_encoded(options.datasource)
+    plain = Options(dict(options.__dict__, gzip=False))     # it does not decompress
+    while True:
+        frames = yield Next()
+        for i, frame in enumerate(frames):
+            text = rows(frame)
+            if text:
+                yield Wait(0)
+                array = '[%s]' % text.rstrip('\n').replace('\n', ', ')
+                answer = yield from druid_ask(plain, 'POST', path, array)
+                lost = tranquility_lost(text.count('\n'), *answer + ((yield Now()),))
+                if lost:
+                    yield Reject(frame, 'Tranquility drops %d of %d points: are they outside its '
+                                        'window?' % (lost, text.count('\n')), lost)
+            yield Done(i + 1)
+
+
+def tranquility_lost(points, status, headers, body, now):
+    """How many of so many points it has dropped."""
+    if status == 413:                           # from a proxy before it
+        raise Refused('an event array that is more than it takes', True)
+    druid_outcome(status, headers, body, now)   # 400: it knows no such datasource
+    sent = json_part(body, 'result', 'sent')
+    if type(sent) is not int or not 0 <= sent <= points:
+        raise OSError(errno.EPROTO, 'an answer without "sent": is it a Tranquility Server?')
+    return points - sent
+
+
 # -- kafka: a producer for every broker from 0.11 on (kafka.apache.org/protocol) -----------------
 
 # Versions that all of them speak and that have no tagged fields. A broker of 4.x says that it takes
@@ -5760,234 +6047,1214 @@ def kafka(options, memory):
         yield from dialogue.deliver(frames, encode)
 
 
-# -- avro: files (avro.apache.org, specification 1.11, "Object Container Files") ------------------
+# -- redis: Redis, and what speaks like it (redis.io, "Commands") --------------------------------
 
-MOST_BLOCK = 1 << 18                            # bytes of points in a block, before compression
-MOST_HEADER = 1 << 16
-TAILS = 1 << 16, 1 << 19, 1 << 22               # bytes that are looked at to find the last block
+REDIS_MOST, REDIS_SIZE = 500, 1 << 20   # commands, and bytes, before their answers are waited for
+UNIX_PATH = 107                 # bytes of the path of a unix socket (unix(7))
+
+# What an error means, by how it begins (Redis 7: src/server.c, src/networking.c, src/acl.c).
+REDIS_AGAIN = (                 # it is not willing now
+    'BUSY ', 'CLUSTERDOWN ', 'ERR max number of clients', 'LOADING ', 'MASTERDOWN ', 'MISCONF ',
+    'NOREPLICAS ', 'OOM ', 'READONLY ', 'TRYAGAIN ')
+REDIS_FORBIDDEN = (             # nor will it be, before somebody does something
+    'DENIED ', 'ERR operation not permitted', 'ERR unknown command',
+    'ERR Protocol error: unauthenticated', 'NOAUTH ', 'NOPERM ', 'WRONGPASS ')
+REDIS_ELSEWHERE = ('ASK ', 'MOVED ', 'WRONGTYPE ')
+REDIS_TOO_LARGE = (             # that message is to blame, all others may fit
+    'ERR Element too large', 'ERR Elements are too large',
+    'ERR Protocol error: invalid bulk length', 'ERR max request size exceeded')
+REDIS_ADVICE = (
+    ('XADD', 'streams need Redis 5'),
+    ('MOVED ', 'of a cluster another node has that key: "host" must say which'),
+    ('NOAUTH ', 'need "password"'),
+    ('WRONGTYPE ', 'it is in use for something else'),
+)
 
 
-class AvroFile:
-    """The file that points go to. It holds whole blocks only: see Open in section 1 for what breaks
-    off here, and mend() for what a program that was killed left behind.
+def redis_failure(words, place):
+    """What an error of the server means: Refused, that message is to blame; Later, the server is,
+    or what we may do there; suspect, when nobody knows. place: the key it is about."""
+    advice = [' (%s)' % advice for what, advice in REDIS_ADVICE if what in words]
+    reason = '%s: %s%s' % (json_text(place), words, ''.join(advice))
+    if words.startswith(REDIS_TOO_LARGE):
+        return Refused(reason)
+    if words.startswith(REDIS_AGAIN):
+        return Later(reason)
+    if words.startswith(REDIS_FORBIDDEN):
+        return Later(reason, CREDENTIALS_PAUSE)
+    if words.startswith(REDIS_ELSEWHERE):
+        return Later(reason, MISSING_PAUSE)
+    return Later(reason, 0, True)
 
-    memory['unsure']: a write has failed and may have been done all the same.
+
+def redis_answer(link, mark):
+    """(what a command is answered, '') or ('', the error). mark: how the answer has to begin: + for
+    OK, : for a number, $ for the id of an entry. Raises OSError when it is something else."""
+    line = yield Line(link)
+    words = line[1:-2].decode('utf-8', 'replace')
+    if line[-2:] == b'\r\n' and line[:1] == b'-':       # less what it was given: it may be a secret
+        return '', words.partition(', with args')[0] or 'an error without a word'
+    whole = line[:1] == mark and line[-2:] == b'\r\n'
+    if mark == b'$':
+        whole = whole and words.isdecimal() and len(words) < 3
+        entry = (yield Read(int(words) + 2, link)) if whole else b''
+        whole = entry[-2:] == b'\r\n'
+        words = entry[:-2].decode('utf-8', 'replace').replace('-', '', 1)
+    if not whole or not (words == 'OK' if mark == b'+' else words.isdecimal()):
+        raise OSError(errno.EPROTO, 'what came back is no answer of Redis: %s' % printable(
+            line[:20].decode('latin-1')))
+    return words, ''
+
+
+def redis_session(options, link):
+    """A connection that is logged in: the link, or a new one when that was closed meanwhile."""
+    if link is not None:
+        try:
+            if not (yield Available(link)):
+                return link
+        except OSError:
+            pass                                # it does not keep what is idle
+        yield Close(link)
+    link = yield Dial()
+    login = [word for word in (options.username, options.password) if word]
+    asked = [['AUTH'] + login] if login else []
+    if options.database:
+        asked.append(['SELECT', '%d' % options.database])
+    yield Send(b''.join([resp_command([utf8(word) for word in words]) for words in asked]), link)
+    for words in asked:
+        _, error = yield from redis_answer(link, b'+')
+        if error:
+            again = error.startswith(REDIS_AGAIN)
+            raise Later('%s: %s' % (words[0], error), 0 if again else CREDENTIALS_PAUSE)
+    return link
+
+
+def redis_command(options, key, frame, message):
+    """The command that stores a message."""
+    if options.mode == 'list':
+        return resp_command((b'RPUSH', key, message))
+    if options.mode == 'publish':
+        return resp_command((b'PUBLISH', key, message))
+    limit = (b'MAXLEN', b'~', b'%d' % options.maxlen) if options.maxlen else ()
+    return resp_command((b'XADD', key) + limit + (
+        b'*', b'host', utf8(frame.identity['hostname']), b'payload', message))
+
+
+def redis_store(options, link, messages, progress):
+    """Stores these messages, and cuts lists that are too long in the same go. All answers are read
+    before anything is decided."""
+    going, verdicts, broken = progress.doubted_last(messages), {}, None
+    mark = b'$' if options.mode == 'stream' else b':'
+    keys = [filled(options.key, frame.identity) for _, frame, _, _ in going]
+    commands = [redis_command(options, utf8(key), frame, message)
+                for key, (_, frame, _, message) in zip(keys, going)]
+    cuts = sorted(set(keys)) if options.mode == 'list' and options.maxlen else ()
+    commands += [resp_command((b'LTRIM', utf8(key), b'-%d' % options.maxlen, b'-1'))
+                 for key in cuts]
+    try:
+        yield Send(b''.join(commands), link)
+        for key, message in zip(keys, going):
+            answer, error = yield from redis_answer(link, mark)
+            verdicts[message[0]] = redis_failure(error, key) if error else None
+        for _ in cuts:
+            _, error = yield from redis_answer(link, b'+')
+            if error and not any(verdicts.values()):
+                yield Say('the list grows beyond "maxlen": LTRIM: ' + error)
+        if options.mode == 'publish' and answer == '0':
+            yield Say('nobody is subscribed to that channel')
+    except OSError as error:
+        broken = error
+    yield from progress.settle(messages, verdicts, options.format == 'flat', broken)
+
+
+def redis_link(options):
+    """Where it is: a host and a port, or a unix socket."""
+    if options.username and not options.password:
+        raise ValueError('found username without password, need both, or a password alone')
+    if not options.key:
+        raise ValueError('found "key": "", need a name')
+    if options.format == 'flat':
+        check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
+    tls = tls_files(options, options.tls)
+    if not options.socket:
+        return ('tcp', options.host, options.port or 6379, tls)
+    if tls:
+        raise ValueError('found "tls" with "socket", need one of them')
+    if not options.socket.startswith('/') or len(utf8(options.socket)) > UNIX_PATH:
+        raise ValueError('found "socket": %s, need a path from / on, %d bytes at most' % (
+            json_text(options.socket), UNIX_PATH))
+    return ('unix', options.socket)
+
+
+@emitter('redis', 'Redis: a list, a stream or a channel', STREAM_OPTIONS + [
+    Option('socket', text, '', 'Path of its unix socket, instead of host and port'),
+    Option('database', whole(0, 1 << 31), 0, 'Number of the database'),
+    Option('key', template, 'statbadger',
+           'Key of the list or stream, or the channel; may hold {hostname} and the like'),
+    Option('mode', choice('list', 'stream', 'publish'), 'list',
+           'RPUSH to a list; XADD to a stream, fields host and payload; or PUBLISH'),
+    Option('maxlen', whole(0, 10 ** 12), 86400,
+           'Most messages that the list or stream keeps, the oldest go first; 0 = all'),
+] + LOGIN_OPTIONS + SECURE_OPTIONS + MESSAGE_OPTIONS, 'acknowledged', redis_link)
+def redis(options, memory):
+    """A message per tick (or point), many on their way at a time. What was answered does not go
+    again; what was not goes again, and may be there twice."""
+    encode, link = messages(options), None
+    progress = memory.setdefault(shape_of(options), Progress())
+    while True:
+        frames = yield Next()
+        try:
+            link = yield from redis_session(options, link)
+            for some in progress.missing(frames, encode, REDIS_MOST, REDIS_SIZE):
+                yield Wait(0)                   # each exchange has its own time
+                yield from redis_store(options, link, some, progress)
+        except ConnectionResetError as error:
+            if not (options.tls or options.socket or 'heard' in memory):
+                raise OSError(error.errno, '%s (a port for TLS?)' % error.strerror)
+            raise
+        memory['heard'] = True
+
+
+# -- rabbitmq: a publisher of AMQP 0-9-1 (its specification; rabbitmq.com, "Publisher Confirms") --
+
+AMQP_HELLO = b'AMQP\0\0\x09\x01'                # protocol 0, version 0-9-1
+CONNECTION_START, CONNECTION_START_OK = (10, 10), (10, 11)
+CONNECTION_TUNE, CONNECTION_TUNE_OK = (10, 30), (10, 31)
+CONNECTION_OPEN = 10, 40
+CONNECTION_CLOSE, CONNECTION_CLOSE_OK = (10, 50), (10, 51)
+CONNECTION_BLOCKED, CONNECTION_UNBLOCKED = (10, 60), (10, 61)  # RabbitMQ's own
+CHANNEL_OPEN = 20, 10
+CHANNEL_CLOSE, CHANNEL_CLOSE_OK = (20, 40), (20, 41)
+QUEUE_DECLARE, QUEUE_DECLARE_OK, QUEUE_BIND = (50, 10), (50, 11), (50, 20)
+BASIC_PUBLISH, BASIC_RETURN, BASIC_ACK = (60, 40), (60, 50), (60, 80)
+BASIC_NACK, CONFIRM_SELECT = (60, 120), (85, 10)                # RabbitMQ's own
+HEARTBEAT = 0, 0                # stands for a frame of that type
+QUEUE_PASSIVE, QUEUE_DURABLE = b'\x01', b'\x02'
+AMQP_GOODBYE = amqp_method(0, CONNECTION_CLOSE, struct.pack(
+    '>HBHH',
+    200,                                        # reply-code: reply-success
+    0,                                          # reply-text: ''
+    0,                                          # class-id and
+    0))                                         # method-id of what is to blame: nothing
+NOT_FOUND = 404
+AMQP_LEAST = 4096               # bytes that a frame may have, whatever is negotiated
+AMQP_PIECE = 1 << 16            # bytes that go at once, when no more than that are unconfirmed
+AMQP_CHATTER = 100              # words of a broker in a row that get nothing on
+AMQP_QUIET = 6                  # thirds of a heartbeat without a word: then nobody is there
+
+
+def amqp_reason(fields):
+    """(reply code, reply text, the method of ours that is to blame) of Connection.Close and
+    Channel.Close."""
+    return fields.int16(), fields.short_text(), (fields.int16(), fields.int16())
+
+
+def amqp_failure(code, text, method):
+    """The error for a reply code of a broker that closes the connection or the channel because of
+    that method of ours (specification, 1.2; what RabbitMQ means by them)."""
+    reason = '%d %s' % (code, text)
+    if method == BASIC_PUBLISH and (code == 311 or code == 406 and 'size' in text):     # too large
+        return Refused(reason, split=True)
+    if method == BASIC_PUBLISH and code == 406:
+        return Later(reason, 0, True)           # LavinMQ: "Server low on disk space"
+    if code == 320:                             # forced: it goes down, or somebody wants us to go
+        return ConnectionAbortedError(errno.ECONNABORTED, reason)
+    if code == 403:
+        return Later(reason, CREDENTIALS_PAUSE)
+    if code in (402, NOT_FOUND, 405, 406, 530):     # 530: also a vhost that is missing or full
+        return Later(reason, MISSING_PAUSE)
+    return Later(reason, 0, code in (501, 502, 503, 504, 505, 540, 541))
+
+
+def amqp_message_id(frame, number):
+    """`HOST-RUN-SEQ`, or `HOST-RUN-SEQ-NUMBER`."""
+    host = short_bytes(frame.identity['hostname'])[:180].decode('utf-8', 'ignore')
+    which = '%d' % frame.seq if number is None else '%d-%d' % (frame.seq, number)
+    return '-'.join((host, frame.run, which))
+
+
+class Amqp:
+    """A session with a broker: a connection, and a channel on which it confirms what is published.
+    Its methods are parts of the dialogue: generators of steps.
+
+    unconfirmed: {delivery tag: (number of its frame in the batch, message numbers of that frame
+    that are confirmed, its own number, bytes)}; left: for each frame begun, how many messages are
+    not confirmed. out: messages that go together. blocked: why the broker takes nothing, or ''.
+
+    confirmed: {(run, seq): (number of messages, set of those that are confirmed)} outlives the
+    session: what is confirmed does not go again with the rest of its batch.
     """
 
     def __init__(self, options, memory):
-        self.options, self.memory, self.points = options, memory, AvroPoints(options)
-        self.begin = avro_header(AVRO_SCHEMA, options.codec)
-        room = options.max_bytes - len(self.begin) - 3 * AVRO_MARK  # numbers and marks included
-        self.most = min(MOST_BLOCK, max(1, room)) if options.max_bytes else MOST_BLOCK
-        self.folder = fixed_folder(options.path)
-        self.link = self.path = self.identity = None
-        self.mark, self.size, self.start = b'', 0, 0
+        self.options, self.encode = options, messages(options)
+        self.confirmed = memory.setdefault(shape_of(options), {})
+        self.link, self.buffer, self.most, self.heartbeat = None, b'', AMQP_FRAME, 0
+        self.frames, self.left, self.done, self.nacked = [], [], 0, 0
+        self.tag, self.unconfirmed, self.under_way = 0, {}, 0
+        self.out, self.gathered = [], 0
+        self.key, self.head = None, b''
+        self.blocked, self.quiet, self.chatter, self.beaten = '', 0, 0, 0
 
-    def deliver(self, frames):
-        """As many ticks as fit in a block go together, and are on the disk before the next ones."""
-        done = 0
-        for n, path, records in self.units(frames):
-            if records:
-                yield from self.store(path, records)
-            done += n
-            yield Done(done)
+    # the way in
 
-    def units(self, frames):
-        """(number of ticks, path, their records) of what is written at once."""
-        n, size, last, records = 0, 0, None, []
-        for frame in frames:
-            path = file_name(self.options.path, frame.time_ms, frame.identity)
-            more = self.points.records(frame)
-            length = sum(map(len, more))
-            if n and (path != last or size + length > self.most):
-                yield n, last, records
-                n, size, records = 0, 0, []
-            self.identity = frame.identity
-            n, size, last = n + 1, size + length, path
-            records += more
-        yield n, last, records
+    def open(self, host):
+        """Ends with a channel that takes messages. host: who we say that we are."""
+        self.link = yield Dial()
+        yield Send(AMQP_HELLO, self.link)
+        _, fields = yield from self.expect(CONNECTION_START)
+        fields.take(2)                          # version-major, version-minor
+        fields.bytes()                          # server-properties
+        offered, wanted = fields.bytes().decode('ascii', 'replace'), self.options.sasl.upper()
+        if wanted not in offered.split():
+            raise Later('it offers to log in by %s, need %s' % (offered, wanted), CREDENTIALS_PAUSE)
+        yield from self.tune((yield from self.log_in(wanted, host)))
+        yield from self.ask(0, CONNECTION_OPEN, b''.join((
+            short_string(self.options.vhost),
+            short_string(''),                   # reserved-1
+            b'\0')))                            # reserved-2
+        yield from self.open_channel()
+        if self.options.queue:
+            yield from self.declare()
 
-    def store(self, path, records):
-        yield from self.leave_unless_ours(path)
-        if self.link is None:
-            yield from self.take(path)
-        data = self.blocks(records)
-        if not (yield from self.has(data)):
-            if self.is_full(len(data)):
-                yield from self.put_aside()
-                yield from self.take(path)
-                data = self.blocks(records)
-            self.memory['unsure'] = True
-            yield Send(data, self.link)
-            self.size += len(data)
-        yield Sync(self.link)
-        self.memory['unsure'] = False
-
-    def is_full(self, more):
-        """Whether so many bytes more would be too many; an empty file takes a tick of any size."""
-        most = self.options.max_bytes
-        return most and self.size > self.start and self.size + more > most
-
-    def blocks(self, records):
-        """The bytes of the records: one block, or more when a single tick is large."""
-        n = max(1, -(-sum(map(len, records)) // self.most))
-        each = -(-len(records) // n)
-        pieces = [records[i:i + each] for i in range(0, len(records), each)]
-        return b''.join([avro_block(len(piece), b''.join(piece), self.options.codec, self.mark)
-                         for piece in pieces])
-
-    def has(self, data):
-        """Whether a write that failed was done all the same: the file ends in its bytes."""
-        if not self.memory.get('unsure') or self.size < len(data):
-            return False
-        return (yield Part(self.size - len(data), len(data), self.link)) == data
-
-    def leave_unless_ours(self, path):
-        """Closes a file that is another one's now: its time is over, it was moved away, deleted, or
-        changed by somebody."""
-        if self.link is None:
-            return
+    def log_in(self, mechanism, host):
+        """The Fields of Connection.Tune."""
+        login = b'\0'.join((b'', utf8(self.options.username), utf8(self.options.password)))
         try:
-            if path == self.path and (yield Size(self.link)) == self.size:
+            yield Wait(0)
+            yield Send(amqp_method(0, CONNECTION_START_OK, b''.join((
+                field_table([                   # client-properties
+                    ('product', 'statbadger'),
+                    ('version', VERSION),
+                    ('connection_name', 'statbadger ' + host),
+                    ('capabilities', [
+                        ('publisher_confirms', True),
+                        ('basic.nack', True),
+                        ('connection.blocked', True),
+                        ('authentication_failure_close', True)])]),
+                short_string(mechanism),
+                long_string(b'' if mechanism == 'EXTERNAL' else login),     # RFC 4422, 4616
+                short_string('en_US')))), self.link)
+            return (yield from self.expect(CONNECTION_TUNE))[1]
+        except ConnectionResetError:            # what the specification wants, and says no word
+            raise Later('closed after the login: name or password may be wrong', MISSING_PAUSE)
+
+    def tune(self, fields):
+        """Settles the limits. A broker breaks off after twice the heartbeat without a word; ours
+        may take as long as an exchange."""
+        channels, most, beat = fields.int16(), fields.int32(), fields.int16()
+        self.most = min(most & 0xffffffff or AMQP_FRAME, AMQP_FRAME)
+        if self.most < AMQP_LEAST:
+            raise OSError(errno.EPROTO, 'it takes frames of %d bytes, need %d' % (
+                self.most, AMQP_LEAST))
+        wanted = self.options.heartbeat
+        if wanted:
+            least = int(self.options.timeout) + 1
+            self.heartbeat = max(min(wanted, beat & 0xffff or wanted), least)
+        yield Send(amqp_method(0, CONNECTION_TUNE_OK, struct.pack(
+            '>hIH',
+            channels,                           # channel-max, of which we need one
+            self.most,                          # frame-max
+            self.heartbeat)), self.link)
+
+    def open_channel(self):
+        yield from self.ask(1, CHANNEL_OPEN, short_string(''))
+        yield from self.ask(1, CONFIRM_SELECT, b'\0')           # no-wait: false
+
+    def declare(self):
+        """The queue is there: as whoever made it wanted it, which takes no right to ask, or else
+        durable."""
+        name = b'\0\0' + short_string(self.options.queue)       # reserved-1, queue
+        arguments = field_table([])
+        yield Wait(0)
+        yield Send(amqp_method(1, QUEUE_DECLARE, name + QUEUE_PASSIVE + arguments), self.link)
+        method, fields = yield from self.expect(QUEUE_DECLARE_OK, CHANNEL_CLOSE)
+        if method == QUEUE_DECLARE_OK:
+            return
+        reason = amqp_reason(fields)
+        if reason[0] != NOT_FOUND:
+            yield from self.leave(amqp_failure(*reason))
+        yield Send(amqp_method(1, CHANNEL_CLOSE_OK), self.link)
+        yield from self.open_channel()
+        yield from self.ask(1, QUEUE_DECLARE, name + QUEUE_DURABLE + arguments)
+
+    def address(self, identity):
+        """Makes the method that publishes for this identity; binds the queue when that needs it."""
+        options = self.options
+        straight = options.queue and not options.exchange
+        key = options.queue if straight else filled(options.routing_key, identity)
+        if key == self.key:
+            return
+        exchange, routing = short_string(options.exchange), short_string(key)
+        if options.queue and options.exchange:
+            yield from self.ask(1, QUEUE_BIND, b''.join((
+                b'\0\0',                        # reserved-1
+                short_string(options.queue),
+                exchange,
+                routing,
+                b'\0',                          # no-wait
+                field_table([]))))
+        self.key, self.head = key, amqp_method(1, BASIC_PUBLISH, b''.join((
+            b'\0\0',                            # reserved-1
+            exchange,
+            routing,
+            struct.pack('>B', options.mandatory))))     # bits: mandatory, immediate
+
+    # messages out
+
+    def publish(self, frames):
+        """Every message of these frames is confirmed, now or in a session before."""
+        self.frames, self.left, self.done, self.nacked = frames, [], 0, 0
+        first = frames[0]
+        for key in list(self.confirmed):
+            if key[0] != first.run or key[1] < first.seq:
+                del self.confirmed[key]
+        for i, frame in enumerate(frames):
+            yield from self.publish_one(i, frame)
+        yield from self.flush()
+        while self.unconfirmed:
+            yield from self.hear()
+        if self.nacked:
+            yield from self.leave(Later('%d messages are not taken (basic.nack): is the queue full?'
+                                        % self.nacked))
+        yield Done(len(frames))
+        yield from self.look()
+
+    def publish_one(self, i, frame):
+        """Sends what is not confirmed of a frame, unless the broker has begun to refuse."""
+        bodies, several = self.encode(frame), self.options.format == 'flat'
+        kind = 'application/json' if self.options.format in ('payload', 'flat') else 'text/plain'
+        known = self.known(frame, len(bodies))
+        self.left.append(len(bodies) - len(known))
+        yield from self.address(frame.identity)
+        for n, body in enumerate(bodies):
+            if n in known:
+                continue
+            if self.nacked:
                 return
-            yield Close(self.link)
-        except OSError as error:
-            if error.errno != errno.ESTALE:
-                raise
-        self.link = None
+            properties = basic_properties(
+                kind, self.options.persistent, amqp_message_id(frame, n if several else None),
+                max(0, frame.time_ms // 1000))
+            data = self.head + amqp_content(1, properties, body, self.most)
+            self.tag += 1
+            self.unconfirmed[self.tag] = i, known, n, len(data)
+            self.out.append(data)
+            self.gathered += len(data)
+            if self.gathered >= AMQP_PIECE:
+                yield from self.flush()
 
-    def take(self, path):
-        """Opens the file, whatever is there; what cannot be continued is put aside."""
-        self.path = path
-        for _ in range(3):
-            self.link = yield Open(path, self.folder)
-            self.size = yield Size(self.link)
-            why = yield from self.examine()
-            if not why:
-                return (yield from self.thin_out())
-            yield from self.put_aside(why)
-        raise Later('%s: somebody else puts files there' % path, MISSING_PAUSE)
+    def known(self, frame, count):
+        """The numbers of its messages, of so many, that are confirmed."""
+        entry = self.confirmed.get((frame.run, frame.seq))
+        if not entry or entry[0] != count:
+            entry = self.confirmed[frame.run, frame.seq] = count, set()
+        return entry[1]
 
-    def examine(self):
-        """Prepares the file for more blocks. Gives why it cannot be continued, or ''. Later: it is
-        none of ours, and stays where it is."""
-        head = yield Part(0, MOST_HEADER, self.link)
-        if self.is_empty(head):
-            return (yield from self.begin_anew())
-        try:
-            found, self.mark, self.start = avro_header_parts(head)
-        except ValueError:
-            if not head.startswith(AVRO_MAGIC):
-                raise Later('%s: is no Avro file and left alone, need another path' % self.path,
-                            MISSING_PAUSE)
-            return 'its header is damaged'
-        if found.get(b'avro.schema') != AVRO_SCHEMA.encode():
-            return 'its schema is another one'
-        if found.get(b'avro.codec', b'null') != self.options.codec.encode():
-            return 'its codec is another one'
-        return (yield from self.mend())
+    def flush(self):
+        """What is gathered goes out, once the broker takes something and has confirmed what went
+        before, most of it at least: when it blocks, all that is on its way fits in the kernels."""
+        while self.blocked or self.under_way > AMQP_PIECE:
+            yield from self.hear()
+        data, self.out, self.gathered = b''.join(self.out), [], 0
+        if data:
+            self.under_way += len(data)
+            yield Send(data, self.link)
+            yield from self.look()
 
-    def is_empty(self, head):
-        """Whether there is nothing in it, or what a loss of power left of a header."""
-        return len(head) == self.size < len(self.begin) + AVRO_MARK and (
-            not head.strip(b'\0') or head[:len(self.begin)] == self.begin[:len(head)])
+    def settle(self, fields, taken):
+        """Basic.Ack and Basic.Nack: of one message, or of all up to it, 0 being the last."""
+        tag, several = fields.int64(), fields.take(1)[0] & 1
+        tags = [t for t in self.unconfirmed if (t <= tag or tag == 0 if several else t == tag)]
+        if not tags:
+            raise OSError(errno.EPROTO, 'it confirms what was not published')
+        for t in tags:
+            i, known, n, size = self.unconfirmed.pop(t)
+            self.under_way -= size
+            if taken:
+                known.add(n)
+                self.left[i] -= 1
+            else:
+                self.nacked += 1
+        before, self.chatter = self.done, 0
+        while self.done < len(self.left) and not self.left[self.done]:
+            frame = self.frames[self.done]
+            self.confirmed.pop((frame.run, frame.seq), None)
+            self.done += 1
+        if self.done > before:
+            yield Done(self.done)
+        yield Wait(0)                           # it gets on
 
-    def begin_anew(self):
-        if self.size:
-            yield Truncate(0, self.link)
-        self.mark = yield Random(AVRO_MARK)
-        header = self.begin + self.mark
-        yield Send(header, self.link)
-        self.size = self.start = len(header)
-        return ''
+    # words in
 
-    def mend(self):
-        """Cuts off a block that was not written to its end. Gives why that cannot be done, or ''.
-        Only the file's end is looked at, for a file may be very large."""
-        for most in TAILS:
-            at = max(self.size - most, self.start - AVRO_MARK)
-            tail = yield Part(at, self.size - at, self.link)
-            end = avro_end(tail, self.mark, self.options.codec, avro_skip_point)
-            if end is not None:
+    def word(self):
+        """(method, Fields of its arguments) of the next frame, (HEARTBEAT, None) for one."""
+        while True:
+            size = amqp_size(self.buffer)
+            if len(self.buffer) >= size:
                 break
-        else:
-            return 'its end is damaged'
-        if at + end < self.size:
-            yield Say('%s: cut off %d bytes of a block that was not written to its end' % (
-                self.path, self.size - at - end))
-            self.size = at + end
-            yield Truncate(self.size, self.link)
-        return ''
+            self.buffer += yield Read(size - len(self.buffer), self.link)
+        frame, self.buffer = self.buffer[:size], self.buffer[size:]
+        self.chatter += 1
+        if self.chatter > AMQP_CHATTER:
+            raise OSError(errno.EPROTO, 'it talks on and on, and says nothing')
+        if frame[0] == AMQP_HEARTBEAT:
+            return HEARTBEAT, None
+        if frame[0] != AMQP_METHOD:
+            raise OSError(errno.EPROTO, 'a content comes that was not asked for')
+        fields = Fields(frame[AMQP_AROUND - 1:-1])
+        return (fields.int16(), fields.int16()), fields
 
-    def put_aside(self, why=''):
-        """The file becomes PATH.N, N one more than the largest there is."""
-        folder, name = os.path.split(self.path)
-        found = yield Files(folder, name + '.')
-        numbers = [file_number(other) for other, when in found]
-        path = '%s.%d' % (self.path, max(numbers + [0]) + 1)
-        yield Rename(path, self.link)
-        yield Close(self.link)
-        self.link = None
-        if why:
-            yield Say('%s: %s, so it is %s now' % (self.path, why, path))
+    def expect(self, *wanted):
+        """(method, Fields) of the first of these methods that comes."""
+        while True:
+            method, fields = yield from self.word()
+            if method in wanted:
+                self.chatter = 0
+                return method, fields
+            yield from self.heed(method, fields)
 
-    def thin_out(self):
-        """Removes the oldest closed files, all but those that are to be kept."""
-        if not self.options.keep:
-            return
+    def ask(self, channel, method, arguments):
+        """Says that method, and ends when the broker says that it is done."""
+        yield Wait(0)                           # each exchange has its own time
+        yield Send(amqp_method(channel, method, arguments), self.link)
+        yield from self.expect((method[0], method[1] + 1))
+
+    def heed(self, method, fields):
+        """Takes in what a broker may say at any time."""
+        if method in (BASIC_ACK, BASIC_NACK):
+            yield from self.settle(fields, method == BASIC_ACK)
+        elif method == BASIC_RETURN:
+            yield from self.leave(self.unroutable(fields))
+        elif method == CONNECTION_BLOCKED:
+            self.blocked = fields.short_text() or 'it does not say why'
+            yield Say('takes nothing for now: %s; the ticks wait' % self.blocked)
+        elif method == CONNECTION_UNBLOCKED:
+            self.blocked = ''
+            yield Say('takes messages again')
+        elif method in (CONNECTION_CLOSE, CHANNEL_CLOSE):
+            error = amqp_failure(*amqp_reason(fields))
+            yield from self.leave(error, method == CONNECTION_CLOSE)
+        elif method != HEARTBEAT:
+            raise OSError(errno.EPROTO, 'method %d.%d comes where it has no place' % method)
+
+    def unroutable(self, fields):
+        """Later, for a Basic.Return: the queue is missing, which is no fault of the message."""
+        code, text = fields.int16(), fields.short_text()
+        exchange, key = fields.short_text(), fields.short_text()
+        where = 'exchange %s has no queue for the routing key %s' % tuple(map(
+            json_text, (exchange, key)))
+        if not exchange:
+            where = 'there is no queue %s ("queue" would have it declared)' % json_text(key)
+        return Later('%d %s: %s' % (code, text, where), MISSING_PAUSE)
+
+    def leave(self, error, asked=False):
+        """Says goodbye, or yes when it was asked to go, and raises the error."""
         try:
-            found = yield from self.closed(*file_globs(self.options.path, self.identity))
-            for when, number, path in sorted(found)[:-self.options.keep]:
-                yield Remove(path)
-        except OSError as error:                # no reason to stop: the points have their place
-            yield Say('cannot remove closed files: %s' % (error.strerror or error))
+            yield Send(amqp_method(0, CONNECTION_CLOSE_OK) if asked else AMQP_GOODBYE, self.link)
+        except OSError:
+            pass                                # it is gone: what it said before counts
+        raise error
 
-    def closed(self, folder, globs):
-        """[(ns of the last change, N, path)] of files other than the one that is written; of two of
-        one moment the one without a number is the newer one."""
-        out = []
-        for name, when in (yield Files(folder, globs[0].partition('[')[0])):
-            path, number = os.path.join(folder, name), file_number(name)
-            if len(globs) > 1:
-                if when is None and glob(globs[0], name):
-                    out += yield from self.closed(path, globs[1:])
-            elif when is not None and path != self.path:
-                if number and glob(globs[0], name.rpartition('.')[0]):
-                    out.append((when, number, path))
-                elif glob(globs[0], name):
-                    out.append((when, 1 << 64, path))
-        return out
+    def look(self):
+        """Takes in all that has arrived, without waiting. Whether anything had."""
+        heard = False
+        while True:
+            while len(self.buffer) >= amqp_size(self.buffer):
+                yield from self.heed(*(yield from self.word()))
+            data = yield Available(self.link)
+            if not data:
+                return heard
+            self.buffer += data
+            heard, self.quiet = True, 0
+
+    def hear(self):
+        """Takes in the next that comes; a broker that is blocked may take its time."""
+        if not self.blocked:
+            yield from self.heed(*(yield from self.word()))
+        elif not (yield from self.look()):      # for no descriptor tells of what TLS still holds
+            if (yield Wait(self.interval(), self.link)) is None:
+                yield from self.leave(Later('takes nothing for now: ' + self.blocked))
+            yield from self.beat()
+
+    def interval(self):
+        """Seconds after which silence is looked into."""
+        return self.heartbeat / 3.0 or MISSING_PAUSE
+
+    def beat(self):
+        """Takes in what came while we had nothing to say, and shows that we are there."""
+        self.chatter = 0
+        self.quiet += 1                         # look() takes it back
+        yield from self.look()
+        if self.heartbeat and self.quiet > AMQP_QUIET:
+            raise ConnectionAbortedError(errno.ECONNABORTED, 'no heartbeat comes any more')
+        now = yield Now()
+        if self.heartbeat and not 0 <= now - self.beaten < self.interval():
+            self.beaten = now
+            yield Send(amqp_frame(AMQP_HEARTBEAT, 0, b''), self.link, True)
 
 
-def file_number(name):
-    """N of `NAME.N`, or 0."""
-    digits = name.rpartition('.')[2]
-    return int(digits) if digits.isdecimal() and len(digits) < 19 else 0
+def rabbitmq_link(options):
+    for name in ('vhost', 'exchange', 'queue'):
+        if len(utf8(options[name])) > MOST_SHORT:
+            raise ValueError('found "%s" of %d bytes, need %d at most' % (
+                name, len(utf8(options[name])), MOST_SHORT))
+    if options.sasl == 'external' and not options.tls_cert:
+        raise ValueError('found "sasl": "external" without tls_cert, need a certificate to show')
+    if options.format == 'flat':
+        check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
+    tls = tls_files(options, options.tls)
+    return ('tcp', options.host, options.port or (5671 if tls else 5672), tls)
 
 
-def avro_link(options):
-    if options.codec == 'deflate':
-        try:
-            import zlib
-        except ImportError as error:
-            raise lacking(error)
-    return ('file', options.path)
-
-
-@emitter('avro', 'Avro object container files, a record per point', [
-    Option('path', file_template, 'statbadger-%Y%m%d.avro',
-           'File, its time in UTC; may hold {hostname} and the like'),
-    Option('codec', choice('null', 'deflate'), 'null', 'Compression'),
-    Option('max_bytes', whole(0, 1 << 62), 0,
-           'A file that would grow larger is closed and becomes PATH.1, PATH.2 ...; 0 = no limit'),
-    Option('keep', whole(0, 1000000), 0, 'Most closed files, the oldest are removed; 0 = all stay'),
-], 'acknowledged', avro_link)
-def avro(options, memory):
-    """A tick is acknowledged once it is on the disk."""
-    file = AvroFile(options, memory)
+@emitter('rabbitmq', 'RabbitMQ, and what else speaks AMQP 0-9-1', STREAM_OPTIONS
+         + SECURE_OPTIONS + [
+    Option('sasl', choice('plain', 'external'), 'plain',
+           'How to log in: by name and password, or by tls_cert'),
+    Option('username', text, 'guest', 'Name to log in with; guest may come from its own host only'),
+    Option('password', secret, 'guest', 'Its password; "${file:/run/secrets/x}" keeps it out of '
+                                        'here'),
+    Option('vhost', text, '/', 'Virtual host'),
+    Option('exchange', text, '', 'Exchange, which must be there; "" = straight to the queue'),
+    Option('routing_key', template, 'statbadger',
+           'Routing key, or without exchange and queue the queue\'s name; may hold {hostname}'),
+    Option('queue', text, '', 'Queue that is declared, durable, if it is not there; with an '
+                              'exchange it is bound by the routing key'),
+    Option('persistent', boolean, True, 'Messages in a durable queue outlive a restart'),
+    Option('mandatory', boolean, True, 'What no queue takes waits; false = the broker drops it'),
+    Option('heartbeat', whole(0, 65535), 60,
+           'Seconds between two signs of life at most, either way; 0 = none are needed'),
+] + MESSAGE_OPTIONS, 'acknowledged', rabbitmq_link)
+def rabbitmq(options, memory):
+    """A message per tick (or point), done with when the broker has confirmed it: a persistent one
+    in a durable queue is on its disk then. What no queue takes, or a full one does not, waits."""
+    frames = yield Next()
+    session = Amqp(options, memory)
+    yield from session.open(frames[0].identity['hostname'])
     while True:
-        frames = yield Next()
-        yield from file.deliver(frames)
+        if frames:
+            yield from session.publish(frames)
+        else:
+            yield from session.beat()
+        frames = yield Next(session.interval(), goodbye=Send(AMQP_GOODBYE, session.link))
+
+
+# -- activemq: ActiveMQ, Artemis, and whoever else speaks STOMP (stomp.github.io) -----------------
+
+STOMP_MOST, STOMP_SIZE = 100, 1 << 20   # messages, and bytes, before receipts are waited for
+STOMP_MOMENT = 0.3              # seconds for what a server says behind an error
+STOMP_IDLE = 30                 # seconds after which a session is looked at without heart-beats
+STOMP_CHATTER = 1000            # bytes that may come at a time when nothing was asked
+DESTINATIONS = ('/queue/', '/topic/', '/exchange/', '/amq/queue/')     # the last two of RabbitMQ
+STOMP_NAME = 200                # letters of a part of the identity in a destination
+
+# What an error means, by words in it, in small letters: there are no codes.
+STOMP_TOO_LARGE = (             # ActiveMQ, RabbitMQ
+    'maximum data length', 'maximum frame size', 'larger than configured max', 'too large')
+STOMP_FORBIDDEN = (             # ActiveMQ, Artemis, RabbitMQ (the last three)
+    'not authorized', 'not have permission', 'access_refused', 'not_allowed', 'invalid destination',
+    'unknown destination')
+STOMP_MISSING = ('not_found', 'does not exist')
+STOMP_AGAIN = (                 # ActiveMQ; Artemis, when an address is full, and behind an error
+    'limit reached', 'is full', 'amq339011', 'amq339010', 'connection_forced')
+
+
+def stomp_failure(words):
+    """What an error of the server means: Refused, a message is to blame; Later, the server is, or
+    what we may do there; suspect, when nobody knows."""
+    small = words.lower()
+    if any(what in small for what in STOMP_TOO_LARGE):
+        return Refused(words, split=True)
+    if any(what in small for what in STOMP_FORBIDDEN):
+        return Later(words, CREDENTIALS_PAUSE)
+    if any(what in small for what in STOMP_MISSING):
+        return Later(words, MISSING_PAUSE)
+    return Later(words, 0, not any(what in small for what in STOMP_AGAIN))
+
+
+def stomp_words(headers, body):
+    """What an ERROR frame says: its message, and the first line of its body when that says more."""
+    message = stomp_unescaped(headers.get('message', ''))
+    line = body.strip().partition('\n')[0].strip()
+    more = line and message not in line and line not in message
+    return ': '.join([part for part in (message, line * bool(more or not message)) if part]) or (
+        'an error without a word')
+
+
+def stomp_destination(template, identity):
+    """The destination. What comes from outside may neither make two of it (,) nor a pattern (>) nor
+    bring options (?): all but letters, digits, `.`, `-` and `_` becomes `_`."""
+    return filled(template, {key: ''.join([c if c in NODE or c == '.' else '_' for c in
+                                           text[:STOMP_NAME]]) or '_'
+                             for key, text in identity.items()})
+
+
+class Stomp:
+    """The sessions of one dialogue with a server, one after the other. Its methods are parts of
+    that dialogue: generators of steps.
+
+    link: of the session, None when there is none. every: seconds between our heart-beats, silence:
+    seconds of quiet after which the server is held to be dead; 0: none were agreed. sent, heard:
+    when anything last went out and came in. artemis: whether it is one.
+    """
+
+    def __init__(self, options):
+        self.options, self.link, self.buffer, self.version = options, None, b'', '1.0'
+        self.artemis, self.every, self.silence, self.sent, self.heard = False, 0, 0, 0, 0
+
+    def log_in(self):
+        """Begins a session: agrees on a version and on heart-beats."""
+        options, beat = self.options, '%d' % (self.options.heartbeat * 1000)
+        headers = [('accept-version', '1.0,1.1,1.2'), ('host', options.vhost or options.host),
+                   ('login', options.username), ('passcode', options.password),
+                   ('heart-beat', beat + ',' + beat)]
+        self.link, self.buffer = (yield Dial()), b''
+        try:
+            yield from self.say(stomp_frame('CONNECT', [h for h in headers if h[1]], '1.0'))
+            command, headers, body = (yield from self.hear())[0]
+        except ConnectionResetError as error:
+            raise OSError(error.errno, error.strerror + ' (a port for TLS?)' * (not options.tls))
+        if command == 'ERROR':
+            raise Later(stomp_words(headers, body), CREDENTIALS_PAUSE)
+        if command != 'CONNECTED':
+            raise OSError(errno.EPROTO, 'a %s before the login' % command)
+        self.version = headers.get('version', '1.0')
+        self.artemis = 'Artemis' in headers.get('server', '')
+        gives, _, wants = headers.get('heart-beat', '0,0').partition(',')
+        self.every, self.silence = self.agreed(wants) / 2.0, self.agreed(gives) * 2.5
+
+    def agreed(self, theirs):
+        """Seconds between the heart-beats of one side, the longer of what both say; 0: none."""
+        ms = int(theirs) if theirs.isdecimal() and len(theirs) < 8 else 0
+        return max(self.options.heartbeat, ms / 1000.0) if ms and self.options.heartbeat else 0
+
+    def idle(self):
+        """Seconds after which the session wants to be looked at."""
+        return min(self.every or STOMP_IDLE, self.silence or STOMP_IDLE, STOMP_IDLE) / 2.0
+
+    def say(self, data, aside=False):
+        yield Send(data, self.link, aside)
+        self.sent = yield Now()
+
+    def hear(self):
+        """The next frames, one at least."""
+        frames, came = [], 0
+        while not frames:
+            said = yield Read(1, self.link)
+            try:
+                said += yield Available(self.link)
+            except ConnectionError:
+                pass                            # whoever reads next finds out
+            frames, self.buffer = stomp_frames(self.buffer + said)
+            came += len(said)
+            if not frames and came > STOMP_REPLY:
+                raise OSError(errno.EPROTO, 'the peer talks on and on, and does not answer')
+        self.heard = yield Now()
+        return frames
+
+    def attend(self):
+        """Heart-beats while there is nothing else to say. A session that ended is no failure: what
+        it means the next batch will tell."""
+        try:
+            said, now = (yield Available(self.link)), (yield Now())
+            self.heard = now if said else self.heard
+            frames, self.buffer = stomp_frames(self.buffer + said)
+            for command, headers, body in frames:
+                yield Say('it says %s: %s' % (command, stomp_words(headers, body)))
+            dead = (frames or len(said) > STOMP_CHATTER
+                    or self.silence and now - self.heard > self.silence)
+            if not dead and self.every and not 0 <= now - self.sent < self.every:
+                yield from self.say(b'\n', True)
+        except OSError:
+            dead = True
+        if dead:
+            yield from self.hang_up()
+
+    def hang_up(self):
+        link, self.link = self.link, None
+        yield Close(link)
+
+    def store(self, messages, progress):
+        """Sends these messages and waits for the receipt of each. Behind an error, a server may
+        answer to others, or say more of it, or nothing at all; then the session is over."""
+        going = progress.doubted_last(messages)
+        waiting = {'%s-%d-%d' % key: key for key, _, _, _ in going}
+        verdicts, errors, broken = {}, [], None
+        try:
+            yield from self.say(b''.join([self.message(*message) for message in going]))
+            while waiting and not errors:
+                errors += self.take((yield from self.hear()), waiting, verdicts)
+            if errors:
+                yield Wait(STOMP_MOMENT)
+                frames, _ = stomp_frames(self.buffer + (yield Available(self.link)))
+                errors += self.take(frames, waiting, verdicts)
+        except OSError as error:
+            broken = error
+        if errors:
+            yield from self.hang_up()
+            lost = [failure for key, failure in errors if not key] or [
+                Later('no word about what came behind an error')]
+            broken = min(lost, key=lambda failure: getattr(failure, 'suspect', False))
+        broken = broken if waiting else None
+        yield from progress.settle(messages, verdicts, self.options.format == 'flat', broken, True)
+
+    def take(self, frames, waiting, verdicts):
+        """Moves what these frames answer from waiting to verdicts. Gives [(key of the message that
+        it is about, or None, what it means)] of errors."""
+        errors = []
+        for command, headers, body in frames:
+            key = waiting.pop(headers.get('receipt-id'), None)
+            if command == 'ERROR':
+                errors.append((key, stomp_failure(stomp_words(headers, body))))
+                if key:
+                    verdicts[key] = errors[-1][1]
+            elif command != 'RECEIPT' or not key:
+                raise OSError(errno.EPROTO, 'a %s that was not asked for' % command)
+            else:
+                verdicts[key] = None
+        return errors
+
+    def message(self, key, frame, after, body):
+        """The bytes of a SEND. Without content-length it is a text for readers by JMS. Artemis does
+        not take a second one with the same _AMQ_DUPL_ID, and has to be told what a queue is: else
+        it throws away what nobody is subscribed to."""
+        options, number = self.options, '%s-%d-%d' % key
+        json = options.format in ('payload', 'flat')
+        headers = {'destination': stomp_destination(options.destination, frame.identity),
+                   'receipt': number, 'persistent': 'true' if options.persistent else 'false',
+                   'content-type': 'application/json' if json else 'text/plain'}
+        if self.artemis:
+            headers['_AMQ_DUPL_ID'] = number
+            for start, kind in (('/queue/', 'ANYCAST'), ('/topic/', 'MULTICAST')):
+                if headers['destination'].startswith(start):
+                    headers['destination-type'] = kind
+        headers.update(options.headers)
+        return stomp_frame('SEND', headers.items(), self.version, body)
+
+
+def activemq_link(options):
+    """Where it is."""
+    for name in ('username', 'password', 'vhost', 'destination'):
+        if not options[name].isprintable():
+            raise ValueError('found a control character in %s, need none' % name)
+    if options.password and not options.username:
+        raise ValueError('found password without username, need both')
+    starts = [start for start in DESTINATIONS if options.destination.startswith(start)]
+    name = options.destination[len((starts or [''])[0]):]
+    if not name.strip() or options.destination.startswith('/') and not starts:
+        raise ValueError('found "destination": %s, need one such as "/queue/stats" (%s)' % (
+            json_text(options.destination), ', '.join(DESTINATIONS)))
+    if options.format == 'flat':
+        check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
+    tls = tls_files(options, options.tls)
+    return ('tcp', options.host, options.port or (61614 if tls else 61613), tls)
+
+
+@emitter('activemq', 'ActiveMQ, Artemis, RabbitMQ and other brokers, over STOMP', STREAM_OPTIONS + [
+    Option('destination', template, '/queue/statbadger',
+           'Queue or topic; may hold {cluster} and the like'),
+    Option('persistent', boolean, True, 'Messages survive a restart of the broker'),
+    Option('vhost', text, '', 'Virtual host, "/" for RabbitMQ; "" = what `host` says'),
+    Option('headers', stomp_headers, {}, 'More headers of each message, such as {"priority": "9"}'),
+    Option('heartbeat', seconds(0.1, 3600, or_zero=True), 10,
+           'Seconds between heart-beats while nothing else is said; 0 = none'),
+] + LOGIN_OPTIONS + SECURE_OPTIONS + MESSAGE_OPTIONS, 'acknowledged', activemq_link)
+def activemq(options, memory):
+    """A message per tick (or point), many on their way at a time, each with a receipt. What has one
+    does not go again; what has none does, and may be there twice, but for Artemis."""
+    encode, progress = messages(options), memory.setdefault(shape_of(options), Progress())
+    session = Stomp(options)
+    while True:
+        frames = yield Next(session.idle() if session.link else None)
+        if session.link:
+            yield from session.attend()
+        for some in progress.missing(frames, encode, STOMP_MOST, STOMP_SIZE) if frames else ():
+            if not session.link:
+                yield from session.log_in()
+            yield Wait(0)                       # each exchange has its own time
+            yield from session.store(some, progress)
+
+
+# -- zeromq: a peer of ZeroMQ's sockets (rfc.zeromq.org/spec/23, 24, 29 and 30) --------------------
+
+ZMQ_FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+ZMQ_PEERS = 100                 # that may be connected to us
+ZMQ_MOST = 8192                 # bytes of a frame that a peer sends: a name, a topic
+ZMQ_TOPICS = 1 << 18            # bytes of what one peer subscribes to
+ZMQ_JOIN = 0.5                  # seconds for the first subscription: what comes before is lost
+ZMQ_IDLE = 60                   # seconds between looks at links that say nothing
+ZMQ_SAID = 60                   # seconds between two lines about peers that are turned away
+
+
+class ZmqPeer:
+    """One connection's other end: how far its handshake is, and what it has subscribed to.
+
+    we log in:   HELLO -> WELCOME -> INITIATE -> READY
+    it logs in:  WELCOME <- HELLO, READY <- INITIATE
+    no login:    READY -> READY
+
+    due: the command that has to come next; 'greeting' before the first, '' when it is ready.
+    refusal: why it is to be turned away after what feed() gave. since: Unix time it came.
+    """
+
+    def __init__(self, options, link=None, since=0):
+        self.link, self.since, self.bind, self.refusal = link, since, options.bind, ''
+        self.buffer, self.due, self.more = b'', 'greeting', 0
+        self.topics, self.room = {}, ZMQ_TOPICS
+        self.push = options.pattern == 'push'
+        name, self.wanted = ('PUSH', ('PULL',)) if self.push else ('PUB', ('SUB', 'XSUB'))
+        self.login = zmtp_short(utf8(options.username)) + zmtp_short(utf8(options.password))
+        self.mechanism = 'NULL' if self.login == b'\0\0' else 'PLAIN'
+        self.greeting = zmtp_greeting(self.mechanism.encode(),
+                                      self.bind and self.mechanism == 'PLAIN')
+        self.properties = zmtp_short(b'Socket-Type') + struct.pack('>I', len(name)) + name.encode()
+
+    def wants(self, topic):
+        """Whether what is sent under this topic is for it."""
+        if self.push or self.due:
+            return not self.due
+        return any(topic[:i] in self.topics for i in range(len(topic) + 1))
+
+    def feed(self, data):
+        """Takes what came in, however it is cut, and gives the bytes that answer it. OSError when
+        it is not what a peer of ours would say."""
+        self.buffer, out = self.buffer + data, []
+        if self.due == 'greeting':
+            if not self.greeted():
+                return b''
+            out.append(self.opening())
+        frames, self.buffer = zmtp_frames(self.buffer, ZMQ_MOST)
+        for flags, body in frames:
+            if self.refusal:
+                break
+            if flags & ZMTP_COMMAND:
+                out.append(self.command(*zmtp_named(body)))
+            else:
+                self.message(flags, body)
+        return b''.join(out)
+
+    def greeted(self):
+        """Whether the whole greeting is there, and good. libzmq writes a 1 before 0x7f."""
+        head = self.buffer[:ZMTP_GREETING]
+        if head[:1] not in (b'', b'\xff') or head[9:10] not in (b'', b'\x7f'):
+            raise OSError(errno.EPROTO, 'no ZeroMQ there: found %s, need ff' % head[:10].hex())
+        if len(head) > 10 and head[10] < 3:
+            raise Later('the peer speaks revision %d of ZMTP, need 3: libzmq 4.0 or newer' % (
+                head[10]), MISSING_PAUSE)
+        if len(head) < ZMTP_GREETING:
+            return False
+        self.buffer = self.buffer[ZMTP_GREETING:]
+        theirs = head[12:32].rstrip(b'\0').decode('ascii', 'replace')
+        if theirs != self.mechanism:
+            hint = {'PLAIN': ', or username and password', 'NULL': ', or neither of these two'}
+            raise Later('the mechanism of the peer is %s, need %s%s' % (
+                json_text(theirs), self.mechanism, hint.get(theirs, '')), CREDENTIALS_PAUSE)
+        return True
+
+    def unsaid(self, reason):
+        """The reason with what may be wrong: libzmq closes in silence when it does not like the
+        mechanism, or with PLAIN the type of our socket."""
+        if not self.due:
+            return reason
+        return '%s before its %s: is it a %s socket that wants %s?' % (
+            reason, self.due, ' or '.join(self.wanted),
+            'no login' if self.mechanism == 'NULL' else 'a login (PLAIN)')
+
+    def opening(self):
+        """What follows the greetings."""
+        if self.mechanism == 'NULL':
+            self.due = 'READY'
+            return zmtp_command(b'READY', self.properties)
+        self.due = 'HELLO' if self.bind else 'WELCOME'
+        return b'' if self.bind else zmtp_command(b'HELLO', self.login)
+
+    def command(self, name, data):
+        """The answer to a command; one that is not known has none."""
+        name = name.decode('ascii', 'replace')
+        if name == 'ERROR':
+            self.fails(data)
+        if not self.due:
+            return self.remark(name, data)
+        if name not in ('HELLO', 'WELCOME', 'INITIATE', 'READY'):
+            return b''
+        if name != self.due:
+            raise OSError(errno.EPROTO, 'found %s, need %s' % (name, self.due))
+        if name == 'WELCOME':
+            self.due = 'READY'
+            return zmtp_command(b'INITIATE', self.properties)
+        if name == 'HELLO':
+            return self.welcome(data)
+        self.check_type(data)
+        self.due = ''
+        return zmtp_command(b'READY', self.properties) if name == 'INITIATE' else b''
+
+    def fails(self, data):
+        """Raises what an ERROR of the peer means: 400 is a login that it does not know, 300 that it
+        cannot tell now (rfc.zeromq.org/spec/27)."""
+        reason = data[1:].decode('utf-8', 'replace')
+        advice = {'400': ' (are username and password right?)'}.get(reason, '')
+        raise Later('the peer refuses the connection: ERROR %s%s' % (json_text(reason), advice),
+                    0 if reason.startswith('3') else CREDENTIALS_PAUSE)
+
+    def welcome(self, data):
+        """The answer to a login."""
+        from _operator import _compare_digest   # as long for a wrong one as for the right one
+        self.due = 'INITIATE'
+        if _compare_digest(data, self.login):
+            return zmtp_command(b'WELCOME')
+        self.refusal = 'wrong username or password'
+        return zmtp_command(b'ERROR', zmtp_short(b'400'))
+
+    def check_type(self, data):
+        theirs = zmtp_properties(data).get(b'socket-type', b'').decode('ascii', 'replace')
+        if theirs not in self.wanted:
+            raise Later('the peer is a %s socket, need %s' % (
+                json_text(theirs), ' or '.join(self.wanted)), MISSING_PAUSE)
+
+    def remark(self, name, data):
+        """The answer to a command after the handshake."""
+        if name == 'PING':                      # a time to live of 16 bits, and what comes back
+            return zmtp_command(b'PONG', data[2:18])
+        if name in ('SUBSCRIBE', 'CANCEL'):     # ZMTP 3.1, though we announce 3.0
+            self.subscribe(data, name == 'SUBSCRIBE')
+        return b''
+
+    def message(self, flags, body):
+        """ZMTP 3.0 subscribes with a message of one frame: 1 or 0, and the topic."""
+        if self.due:
+            raise OSError(errno.EPROTO, 'a message where %s was due' % self.due)
+        more, self.more = self.more, flags & ZMTP_MORE
+        if not more and not self.more and body[:1] in (b'\0', b'\1'):
+            self.subscribe(body[1:], body[0])
+
+    def subscribe(self, topic, on):
+        """The same topic may be asked for twice, and is then to be cancelled twice."""
+        count = self.topics.get(topic, 0) + (1 if on else -1)
+        if count > 0:
+            self.topics[topic] = count
+        elif not count:
+            del self.topics[topic]
+        if count == bool(on):                   # it is new, or gone
+            self.room -= (len(topic) + 100) * (1 if on else -1)
+        if self.room < 0:
+            raise OSError(errno.EPROTO, 'it subscribes to more than %d bytes' % ZMQ_TOPICS)
+
+
+def zmq_data(options):
+    """frame -> (topic, all its messages as they go over the wire: with `pub` behind a frame that
+    holds the topic)"""
+    encode = messages(options)
+
+    def data(frame):
+        topic = utf8(filled(options.topic, frame.identity))
+        head = zmtp_frame(topic, ZMTP_MORE) if options.pattern == 'pub' else b''
+        return topic, b''.join([head + zmtp_frame(message) for message in encode(frame)])
+    return data
+
+
+def zmq_connected(options):
+    """The dialogue with a peer that we dial. When it breaks off, so does the dialogue."""
+    data, frames = zmq_data(options), (yield Next())
+    peer = yield from zmq_dialled(options)
+    while True:
+        said = yield Available(peer.link)
+        if said:
+            yield Send(peer.feed(said), peer.link, True)
+        for i, frame in enumerate(frames):
+            topic, messages = data(frame)
+            if messages and peer.wants(topic):
+                yield Send(messages, peer.link)
+            yield Done(i + 1)
+        frames = yield Next(ZMQ_IDLE)
+
+
+def zmq_dialled(options):
+    """The peer, ready; a subscriber also has a moment to say what it wants. What breaks off here
+    has not reached it: no tick was sent."""
+    peer = ZmqPeer(options, (yield Dial()))
+    pauses = [0.1] * int(ZMQ_JOIN / 0.1) if options.pattern == 'pub' else []
+    try:
+        yield Send(peer.greeting, peer.link, True)
+        while peer.due or pauses and not peer.topics:
+            said = yield Available(peer.link, ZMQ_IDLE if peer.due else pauses.pop())
+            if said:
+                yield Send(peer.feed(said), peer.link, True)
+    except OSError as error:
+        if isinstance(error, ConnectionError):
+            error = OSError(error.errno, peer.unsaid(error.strerror))
+        error.unreached = True
+        raise error
+    return peer
+
+
+class ZmqBound:
+    """The dialogue with all peers that dial us. Its methods are parts of it: generators of steps.
+
+    peers: whose turn it is first. given: [(tick, peer)] of what went to one of them in the last
+    seconds; when it breaks off, that goes to another. todo: ticks to be given away, oldest first.
+    """
+
+    def __init__(self, options, memory):
+        self.options, self.memory, self.data = options, memory, zmq_data(options)
+        self.push = options.pattern == 'push'
+        self.peers, self.given, self.todo = [], [], []
+        self.lack = 'no %s is connected' % ('PULL' if self.push else 'SUB')
+
+    def dialogue(self):
+        began = yield Now()
+        yield from self.hear()
+        while True:
+            yield Wait(0)                       # to acknowledge what was sent has its own time
+            frames = yield from self.batch(began)
+            yield from self.hear()
+            for i, frame in enumerate(frames):
+                yield Wait(0)                   # one that does not read costs the others one time
+                if self.push:
+                    self.todo.append(frame)
+                    yield from self.give()
+                else:
+                    yield from self.publish(frame)
+                yield Done(i + 1)
+
+    def batch(self, began):
+        """The next ticks; [] when a peer says something. Without a peer ticks wait; those that
+        subscribe have only a moment, at the beginning."""
+        while True:
+            lack = None
+            if self.push and not any(peer.wants(b'') for peer in self.peers):
+                lack = self.lack
+            elif not self.push and not any(peer.topics for peer in self.peers):
+                lack = '' if 0 <= (yield Now()) - began < ZMQ_JOIN else None
+            try:
+                frames = yield Next(ZMQ_JOIN if lack == '' else self.options.timeout, lack)
+            except OSError as error:
+                peer = [peer for peer in self.peers if peer.link is getattr(error, 'link', self)]
+                if not peer:
+                    raise
+                yield from self.lose(peer[0], error)
+                if self.todo:
+                    yield Wait(0)
+                    yield from self.give()
+                continue
+            self.forget()
+            return frames
+
+    def forget(self):
+        """What was given away long ago has been read."""
+        if self.given:
+            since = self.given[-1][0].time_ms - RESENT
+            self.given = [one for one in self.given[-MOST_RESENT:] if one[0].time_ms > since]
+
+    def give(self):
+        """Hands out what there is to do, a tick to each in turn."""
+        while self.todo:
+            ready = [peer for peer in self.peers if peer.wants(b'')]
+            if not ready:
+                raise Later(self.lack)
+            self.peers.remove(ready[0])
+            self.peers.append(ready[0])
+            try:
+                yield Send(self.data(self.todo[0])[1], ready[0].link)
+                self.given.append((self.todo.pop(0), ready[0]))
+            except OSError as error:
+                yield from self.lose(ready[0], error)
+
+    def publish(self, frame):
+        """A tick to all that have subscribed to it."""
+        topic, messages = self.data(frame)
+        for peer in [peer for peer in self.peers if messages and peer.wants(topic)]:
+            try:
+                yield Send(messages, peer.link)
+            except OSError as error:
+                yield from self.lose(peer, error)
+
+    def lose(self, peer, error):
+        """One peer less. What it was given, and may not have read, goes to others; without others
+        it is for delivery to see that it goes again."""
+        self.peers.remove(peer)
+        yield Close(peer.link)
+        orphans = [frame for frame, who in self.given if who is peer]
+        self.given = [one for one in self.given if one[1] is not peer]
+        self.todo = orphans + self.todo
+        if self.todo and not any(peer.wants(b'') for peer in self.peers):
+            raise OSError(errno.ECONNRESET, error.strerror or str(error))   # and no pause for all
+        if isinstance(error, Later) or error.errno in (errno.EPROTO, errno.ETIME):
+            yield from self.note(peer, error)
+
+    def note(self, peer, error):
+        """Says who was turned away and why; not too often, for they come again and again."""
+        now = yield Now()
+        if not 0 <= now - self.memory.get('said', now - ZMQ_SAID) < ZMQ_SAID:
+            self.memory['said'] = now
+            slow = error.errno == errno.ETIME and not peer.due
+            yield Say('turned %s away: %s' % (
+                peer.link.name, 'it does not read' if slow else error.strerror or error))
+
+    def hear(self):
+        """Lets in who dials, and listens to what all have to say."""
+        now = yield Now()
+        for _ in range(ZMQ_PEERS):
+            try:
+                link = yield Accept()
+            except OSError as error:
+                if error.errno not in ZMQ_FULL:
+                    raise
+                yield Say('cannot let in who dials: %s' % error.strerror)
+                link = yield Wait(ZMQ_JOIN)     # the others are served
+            if link is None:
+                break
+            yield from self.admit(ZmqPeer(self.options, link, now))
+        for peer in self.peers[:]:
+            try:
+                said = yield Available(peer.link)
+                if said:
+                    yield Send(peer.feed(said), peer.link, True)
+                if peer.refusal:
+                    raise Later(peer.refusal)
+                if peer.due and not 0 <= now - peer.since <= self.options.timeout:
+                    raise OSError(errno.ETIME, 'no handshake within the time allowed')
+            except OSError as error:
+                yield from self.lose(peer, error)
+        yield from self.give()
+
+    def admit(self, peer):
+        """Greets a new peer. When there are too many, the first that is not ready has to go."""
+        self.peers.append(peer)
+        try:
+            yield Send(peer.greeting, peer.link, True)
+        except OSError as error:
+            yield from self.lose(peer, error)
+        if len(self.peers) > ZMQ_PEERS:
+            first = [peer for peer in self.peers if peer.due][0]
+            yield from self.lose(first, Later('more than %d peers' % ZMQ_PEERS))
+
+
+def zeromq_link(options):
+    """Where the peer is, or where peers dial us."""
+    host, number = host_and_port(options.endpoint.partition('://')[2])
+    if host == '*' and not options.bind:
+        raise ValueError('found %s without "bind", need a host to connect to' % (
+            json_text(options.endpoint)))
+    for name in ('username', 'password'):
+        if len(utf8(options[name])) > 255:
+            raise ValueError('found a %s of %d bytes, need 255 at most' % (
+                name, len(utf8(options[name]))))
+    if options.format == 'flat':
+        check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
+    if options.bind:
+        return ('bind', host, number, options.pattern == 'push')
+    return ('tcp', host, number, None)
+
+
+@emitter('zeromq', 'ZeroMQ: PUSH or PUB, to sockets of libzmq 4 and what speaks like it', [
+    Option('endpoint', zmq_endpoint, 'tcp://127.0.0.1:5556', 'Where the PULL or SUB is'),
+    Option('pattern', choice('push', 'pub'), 'push',
+           'push: each tick to one PULL; pub: to every SUB that subscribed, behind a topic'),
+    Option('bind', boolean, False,
+           'Let them connect to us at the endpoint; "tcp://*:5556" is every address of this host'),
+    Option('topic', template, 'statbadger', 'With "pattern": "pub": what they subscribe to'),
+] + LOGIN_OPTIONS + MESSAGE_OPTIONS, 'sent', zeromq_link)
+def zeromq(options, memory):
+    """A message per tick (or point). ZeroMQ acknowledges nothing in either pattern."""
+    return ZmqBound(options, memory).dialogue() if options.bind else zmq_connected(options)
 
 
 # -- sqs: Amazon SQS, JSON 1.0 (docs.aws.amazon.com, "Amazon SQS API Reference") -----------------
@@ -6545,1501 +7812,234 @@ def sqs(options, memory):
         yield from dialogue.deliver(frames, encode)
 
 
-# -- zeromq: a peer of ZeroMQ's sockets (rfc.zeromq.org/spec/23, 24, 29 and 30) --------------------
+# -- avro: files (avro.apache.org, specification 1.11, "Object Container Files") ------------------
 
-ZMQ_FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-ZMQ_PEERS = 100                 # that may be connected to us
-ZMQ_MOST = 8192                 # bytes of a frame that a peer sends: a name, a topic
-ZMQ_TOPICS = 1 << 18            # bytes of what one peer subscribes to
-ZMQ_JOIN = 0.5                  # seconds for the first subscription: what comes before is lost
-ZMQ_IDLE = 60                   # seconds between looks at links that say nothing
-ZMQ_SAID = 60                   # seconds between two lines about peers that are turned away
+MOST_BLOCK = 1 << 18                            # bytes of points in a block, before compression
+MOST_HEADER = 1 << 16
+TAILS = 1 << 16, 1 << 19, 1 << 22               # bytes that are looked at to find the last block
 
 
-class ZmqPeer:
-    """One connection's other end: how far its handshake is, and what it has subscribed to.
+class AvroFile:
+    """The file that points go to. It holds whole blocks only: see Open in section 1 for what breaks
+    off here, and mend() for what a program that was killed left behind.
 
-    we log in:   HELLO -> WELCOME -> INITIATE -> READY
-    it logs in:  WELCOME <- HELLO, READY <- INITIATE
-    no login:    READY -> READY
-
-    due: the command that has to come next; 'greeting' before the first, '' when it is ready.
-    refusal: why it is to be turned away after what feed() gave. since: Unix time it came.
-    """
-
-    def __init__(self, options, link=None, since=0):
-        self.link, self.since, self.bind, self.refusal = link, since, options.bind, ''
-        self.buffer, self.due, self.more = b'', 'greeting', 0
-        self.topics, self.room = {}, ZMQ_TOPICS
-        self.push = options.pattern == 'push'
-        name, self.wanted = ('PUSH', ('PULL',)) if self.push else ('PUB', ('SUB', 'XSUB'))
-        self.login = zmtp_short(utf8(options.username)) + zmtp_short(utf8(options.password))
-        self.mechanism = 'NULL' if self.login == b'\0\0' else 'PLAIN'
-        self.greeting = zmtp_greeting(self.mechanism.encode(),
-                                      self.bind and self.mechanism == 'PLAIN')
-        self.properties = zmtp_short(b'Socket-Type') + struct.pack('>I', len(name)) + name.encode()
-
-    def wants(self, topic):
-        """Whether what is sent under this topic is for it."""
-        if self.push or self.due:
-            return not self.due
-        return any(topic[:i] in self.topics for i in range(len(topic) + 1))
-
-    def feed(self, data):
-        """Takes what came in, however it is cut, and gives the bytes that answer it. OSError when
-        it is not what a peer of ours would say."""
-        self.buffer, out = self.buffer + data, []
-        if self.due == 'greeting':
-            if not self.greeted():
-                return b''
-            out.append(self.opening())
-        frames, self.buffer = zmtp_frames(self.buffer, ZMQ_MOST)
-        for flags, body in frames:
-            if self.refusal:
-                break
-            if flags & ZMTP_COMMAND:
-                out.append(self.command(*zmtp_named(body)))
-            else:
-                self.message(flags, body)
-        return b''.join(out)
-
-    def greeted(self):
-        """Whether the whole greeting is there, and good. libzmq writes a 1 before 0x7f."""
-        head = self.buffer[:ZMTP_GREETING]
-        if head[:1] not in (b'', b'\xff') or head[9:10] not in (b'', b'\x7f'):
-            raise OSError(errno.EPROTO, 'no ZeroMQ there: found %s, need ff' % head[:10].hex())
-        if len(head) > 10 and head[10] < 3:
-            raise Later('the peer speaks revision %d of ZMTP, need 3: libzmq 4.0 or newer' % (
-                head[10]), MISSING_PAUSE)
-        if len(head) < ZMTP_GREETING:
-            return False
-        self.buffer = self.buffer[ZMTP_GREETING:]
-        theirs = head[12:32].rstrip(b'\0').decode('ascii', 'replace')
-        if theirs != self.mechanism:
-            hint = {'PLAIN': ', or username and password', 'NULL': ', or neither of these two'}
-            raise Later('the mechanism of the peer is %s, need %s%s' % (
-                json_text(theirs), self.mechanism, hint.get(theirs, '')), CREDENTIALS_PAUSE)
-        return True
-
-    def unsaid(self, reason):
-        """The reason with what may be wrong: libzmq closes in silence when it does not like the
-        mechanism, or with PLAIN the type of our socket."""
-        if not self.due:
-            return reason
-        return '%s before its %s: is it a %s socket that wants %s?' % (
-            reason, self.due, ' or '.join(self.wanted),
-            'no login' if self.mechanism == 'NULL' else 'a login (PLAIN)')
-
-    def opening(self):
-        """What follows the greetings."""
-        if self.mechanism == 'NULL':
-            self.due = 'READY'
-            return zmtp_command(b'READY', self.properties)
-        self.due = 'HELLO' if self.bind else 'WELCOME'
-        return b'' if self.bind else zmtp_command(b'HELLO', self.login)
-
-    def command(self, name, data):
-        """The answer to a command; one that is not known has none."""
-        name = name.decode('ascii', 'replace')
-        if name == 'ERROR':
-            self.fails(data)
-        if not self.due:
-            return self.remark(name, data)
-        if name not in ('HELLO', 'WELCOME', 'INITIATE', 'READY'):
-            return b''
-        if name != self.due:
-            raise OSError(errno.EPROTO, 'found %s, need %s' % (name, self.due))
-        if name == 'WELCOME':
-            self.due = 'READY'
-            return zmtp_command(b'INITIATE', self.properties)
-        if name == 'HELLO':
-            return self.welcome(data)
-        self.check_type(data)
-        self.due = ''
-        return zmtp_command(b'READY', self.properties) if name == 'INITIATE' else b''
-
-    def fails(self, data):
-        """Raises what an ERROR of the peer means: 400 is a login that it does not know, 300 that it
-        cannot tell now (rfc.zeromq.org/spec/27)."""
-        reason = data[1:].decode('utf-8', 'replace')
-        advice = {'400': ' (are username and password right?)'}.get(reason, '')
-        raise Later('the peer refuses the connection: ERROR %s%s' % (json_text(reason), advice),
-                    0 if reason.startswith('3') else CREDENTIALS_PAUSE)
-
-    def welcome(self, data):
-        """The answer to a login."""
-        from _operator import _compare_digest   # as long for a wrong one as for the right one
-        self.due = 'INITIATE'
-        if _compare_digest(data, self.login):
-            return zmtp_command(b'WELCOME')
-        self.refusal = 'wrong username or password'
-        return zmtp_command(b'ERROR', zmtp_short(b'400'))
-
-    def check_type(self, data):
-        theirs = zmtp_properties(data).get(b'socket-type', b'').decode('ascii', 'replace')
-        if theirs not in self.wanted:
-            raise Later('the peer is a %s socket, need %s' % (
-                json_text(theirs), ' or '.join(self.wanted)), MISSING_PAUSE)
-
-    def remark(self, name, data):
-        """The answer to a command after the handshake."""
-        if name == 'PING':                      # a time to live of 16 bits, and what comes back
-            return zmtp_command(b'PONG', data[2:18])
-        if name in ('SUBSCRIBE', 'CANCEL'):     # ZMTP 3.1, though we announce 3.0
-            self.subscribe(data, name == 'SUBSCRIBE')
-        return b''
-
-    def message(self, flags, body):
-        """ZMTP 3.0 subscribes with a message of one frame: 1 or 0, and the topic."""
-        if self.due:
-            raise OSError(errno.EPROTO, 'a message where %s was due' % self.due)
-        more, self.more = self.more, flags & ZMTP_MORE
-        if not more and not self.more and body[:1] in (b'\0', b'\1'):
-            self.subscribe(body[1:], body[0])
-
-    def subscribe(self, topic, on):
-        """The same topic may be asked for twice, and is then to be cancelled twice."""
-        count = self.topics.get(topic, 0) + (1 if on else -1)
-        if count > 0:
-            self.topics[topic] = count
-        elif not count:
-            del self.topics[topic]
-        if count == bool(on):                   # it is new, or gone
-            self.room -= (len(topic) + 100) * (1 if on else -1)
-        if self.room < 0:
-            raise OSError(errno.EPROTO, 'it subscribes to more than %d bytes' % ZMQ_TOPICS)
-
-
-def zmq_data(options):
-    """frame -> (topic, all its messages as they go over the wire: with `pub` behind a frame that
-    holds the topic)"""
-    encode = messages(options)
-
-    def data(frame):
-        topic = utf8(filled(options.topic, frame.identity))
-        head = zmtp_frame(topic, ZMTP_MORE) if options.pattern == 'pub' else b''
-        return topic, b''.join([head + zmtp_frame(message) for message in encode(frame)])
-    return data
-
-
-def zmq_connected(options):
-    """The dialogue with a peer that we dial. When it breaks off, so does the dialogue."""
-    data, frames = zmq_data(options), (yield Next())
-    peer = yield from zmq_dialled(options)
-    while True:
-        said = yield Available(peer.link)
-        if said:
-            yield Send(peer.feed(said), peer.link, True)
-        for i, frame in enumerate(frames):
-            topic, messages = data(frame)
-            if messages and peer.wants(topic):
-                yield Send(messages, peer.link)
-            yield Done(i + 1)
-        frames = yield Next(ZMQ_IDLE)
-
-
-def zmq_dialled(options):
-    """The peer, ready; a subscriber also has a moment to say what it wants. What breaks off here
-    has not reached it: no tick was sent."""
-    peer = ZmqPeer(options, (yield Dial()))
-    pauses = [0.1] * int(ZMQ_JOIN / 0.1) if options.pattern == 'pub' else []
-    try:
-        yield Send(peer.greeting, peer.link, True)
-        while peer.due or pauses and not peer.topics:
-            said = yield Available(peer.link, ZMQ_IDLE if peer.due else pauses.pop())
-            if said:
-                yield Send(peer.feed(said), peer.link, True)
-    except OSError as error:
-        if isinstance(error, ConnectionError):
-            error = OSError(error.errno, peer.unsaid(error.strerror))
-        error.unreached = True
-        raise error
-    return peer
-
-
-class ZmqBound:
-    """The dialogue with all peers that dial us. Its methods are parts of it: generators of steps.
-
-    peers: whose turn it is first. given: [(tick, peer)] of what went to one of them in the last
-    seconds; when it breaks off, that goes to another. todo: ticks to be given away, oldest first.
+    memory['unsure']: a write has failed and may have been done all the same.
     """
 
     def __init__(self, options, memory):
-        self.options, self.memory, self.data = options, memory, zmq_data(options)
-        self.push = options.pattern == 'push'
-        self.peers, self.given, self.todo = [], [], []
-        self.lack = 'no %s is connected' % ('PULL' if self.push else 'SUB')
+        self.options, self.memory, self.points = options, memory, AvroPoints(options)
+        self.begin = avro_header(AVRO_SCHEMA, options.codec)
+        room = options.max_bytes - len(self.begin) - 3 * AVRO_MARK  # numbers and marks included
+        self.most = min(MOST_BLOCK, max(1, room)) if options.max_bytes else MOST_BLOCK
+        self.folder = fixed_folder(options.path)
+        self.link = self.path = self.identity = None
+        self.mark, self.size, self.start = b'', 0, 0
 
-    def dialogue(self):
-        began = yield Now()
-        yield from self.hear()
-        while True:
-            yield Wait(0)                       # to acknowledge what was sent has its own time
-            frames = yield from self.batch(began)
-            yield from self.hear()
-            for i, frame in enumerate(frames):
-                yield Wait(0)                   # one that does not read costs the others one time
-                if self.push:
-                    self.todo.append(frame)
-                    yield from self.give()
-                else:
-                    yield from self.publish(frame)
-                yield Done(i + 1)
+    def deliver(self, frames):
+        """As many ticks as fit in a block go together, and are on the disk before the next ones."""
+        done = 0
+        for n, path, records in self.units(frames):
+            if records:
+                yield from self.store(path, records)
+            done += n
+            yield Done(done)
 
-    def batch(self, began):
-        """The next ticks; [] when a peer says something. Without a peer ticks wait; those that
-        subscribe have only a moment, at the beginning."""
-        while True:
-            lack = None
-            if self.push and not any(peer.wants(b'') for peer in self.peers):
-                lack = self.lack
-            elif not self.push and not any(peer.topics for peer in self.peers):
-                lack = '' if 0 <= (yield Now()) - began < ZMQ_JOIN else None
-            try:
-                frames = yield Next(ZMQ_JOIN if lack == '' else self.options.timeout, lack)
-            except OSError as error:
-                peer = [peer for peer in self.peers if peer.link is getattr(error, 'link', self)]
-                if not peer:
-                    raise
-                yield from self.lose(peer[0], error)
-                if self.todo:
-                    yield Wait(0)
-                    yield from self.give()
-                continue
-            self.forget()
-            return frames
+    def units(self, frames):
+        """(number of ticks, path, their records) of what is written at once."""
+        n, size, last, records = 0, 0, None, []
+        for frame in frames:
+            path = file_name(self.options.path, frame.time_ms, frame.identity)
+            more = self.points.records(frame)
+            length = sum(map(len, more))
+            if n and (path != last or size + length > self.most):
+                yield n, last, records
+                n, size, records = 0, 0, []
+            self.identity = frame.identity
+            n, size, last = n + 1, size + length, path
+            records += more
+        yield n, last, records
 
-    def forget(self):
-        """What was given away long ago has been read."""
-        if self.given:
-            since = self.given[-1][0].time_ms - RESENT
-            self.given = [one for one in self.given[-MOST_RESENT:] if one[0].time_ms > since]
-
-    def give(self):
-        """Hands out what there is to do, a tick to each in turn."""
-        while self.todo:
-            ready = [peer for peer in self.peers if peer.wants(b'')]
-            if not ready:
-                raise Later(self.lack)
-            self.peers.remove(ready[0])
-            self.peers.append(ready[0])
-            try:
-                yield Send(self.data(self.todo[0])[1], ready[0].link)
-                self.given.append((self.todo.pop(0), ready[0]))
-            except OSError as error:
-                yield from self.lose(ready[0], error)
-
-    def publish(self, frame):
-        """A tick to all that have subscribed to it."""
-        topic, messages = self.data(frame)
-        for peer in [peer for peer in self.peers if messages and peer.wants(topic)]:
-            try:
-                yield Send(messages, peer.link)
-            except OSError as error:
-                yield from self.lose(peer, error)
-
-    def lose(self, peer, error):
-        """One peer less. What it was given, and may not have read, goes to others; without others
-        it is for delivery to see that it goes again."""
-        self.peers.remove(peer)
-        yield Close(peer.link)
-        orphans = [frame for frame, who in self.given if who is peer]
-        self.given = [one for one in self.given if one[1] is not peer]
-        self.todo = orphans + self.todo
-        if self.todo and not any(peer.wants(b'') for peer in self.peers):
-            raise OSError(errno.ECONNRESET, error.strerror or str(error))   # and no pause for all
-        if isinstance(error, Later) or error.errno in (errno.EPROTO, errno.ETIME):
-            yield from self.note(peer, error)
-
-    def note(self, peer, error):
-        """Says who was turned away and why; not too often, for they come again and again."""
-        now = yield Now()
-        if not 0 <= now - self.memory.get('said', now - ZMQ_SAID) < ZMQ_SAID:
-            self.memory['said'] = now
-            slow = error.errno == errno.ETIME and not peer.due
-            yield Say('turned %s away: %s' % (
-                peer.link.name, 'it does not read' if slow else error.strerror or error))
-
-    def hear(self):
-        """Lets in who dials, and listens to what all have to say."""
-        now = yield Now()
-        for _ in range(ZMQ_PEERS):
-            try:
-                link = yield Accept()
-            except OSError as error:
-                if error.errno not in ZMQ_FULL:
-                    raise
-                yield Say('cannot let in who dials: %s' % error.strerror)
-                link = yield Wait(ZMQ_JOIN)     # the others are served
-            if link is None:
-                break
-            yield from self.admit(ZmqPeer(self.options, link, now))
-        for peer in self.peers[:]:
-            try:
-                said = yield Available(peer.link)
-                if said:
-                    yield Send(peer.feed(said), peer.link, True)
-                if peer.refusal:
-                    raise Later(peer.refusal)
-                if peer.due and not 0 <= now - peer.since <= self.options.timeout:
-                    raise OSError(errno.ETIME, 'no handshake within the time allowed')
-            except OSError as error:
-                yield from self.lose(peer, error)
-        yield from self.give()
-
-    def admit(self, peer):
-        """Greets a new peer. When there are too many, the first that is not ready has to go."""
-        self.peers.append(peer)
-        try:
-            yield Send(peer.greeting, peer.link, True)
-        except OSError as error:
-            yield from self.lose(peer, error)
-        if len(self.peers) > ZMQ_PEERS:
-            first = [peer for peer in self.peers if peer.due][0]
-            yield from self.lose(first, Later('more than %d peers' % ZMQ_PEERS))
-
-
-def zeromq_link(options):
-    """Where the peer is, or where peers dial us."""
-    host, number = host_and_port(options.endpoint.partition('://')[2])
-    if host == '*' and not options.bind:
-        raise ValueError('found %s without "bind", need a host to connect to' % (
-            json_text(options.endpoint)))
-    for name in ('username', 'password'):
-        if len(utf8(options[name])) > 255:
-            raise ValueError('found a %s of %d bytes, need 255 at most' % (
-                name, len(utf8(options[name]))))
-    if options.format == 'flat':
-        check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
-    if options.bind:
-        return ('bind', host, number, options.pattern == 'push')
-    return ('tcp', host, number, None)
-
-
-@emitter('zeromq', 'ZeroMQ: PUSH or PUB, to sockets of libzmq 4 and what speaks like it', [
-    Option('endpoint', zmq_endpoint, 'tcp://127.0.0.1:5556', 'Where the PULL or SUB is'),
-    Option('pattern', choice('push', 'pub'), 'push',
-           'push: each tick to one PULL; pub: to every SUB that subscribed, behind a topic'),
-    Option('bind', boolean, False,
-           'Let them connect to us at the endpoint; "tcp://*:5556" is every address of this host'),
-    Option('topic', template, 'statbadger', 'With "pattern": "pub": what they subscribe to'),
-] + LOGIN_OPTIONS + MESSAGE_OPTIONS, 'sent', zeromq_link)
-def zeromq(options, memory):
-    """A message per tick (or point). ZeroMQ acknowledges nothing in either pattern."""
-    return ZmqBound(options, memory).dialogue() if options.bind else zmq_connected(options)
-
-
-# -- rabbitmq: a publisher of AMQP 0-9-1 (its specification; rabbitmq.com, "Publisher Confirms") --
-
-AMQP_HELLO = b'AMQP\0\0\x09\x01'                # protocol 0, version 0-9-1
-CONNECTION_START, CONNECTION_START_OK = (10, 10), (10, 11)
-CONNECTION_TUNE, CONNECTION_TUNE_OK = (10, 30), (10, 31)
-CONNECTION_OPEN = 10, 40
-CONNECTION_CLOSE, CONNECTION_CLOSE_OK = (10, 50), (10, 51)
-CONNECTION_BLOCKED, CONNECTION_UNBLOCKED = (10, 60), (10, 61)  # RabbitMQ's own
-CHANNEL_OPEN = 20, 10
-CHANNEL_CLOSE, CHANNEL_CLOSE_OK = (20, 40), (20, 41)
-QUEUE_DECLARE, QUEUE_DECLARE_OK, QUEUE_BIND = (50, 10), (50, 11), (50, 20)
-BASIC_PUBLISH, BASIC_RETURN, BASIC_ACK = (60, 40), (60, 50), (60, 80)
-BASIC_NACK, CONFIRM_SELECT = (60, 120), (85, 10)                # RabbitMQ's own
-HEARTBEAT = 0, 0                # stands for a frame of that type
-QUEUE_PASSIVE, QUEUE_DURABLE = b'\x01', b'\x02'
-AMQP_GOODBYE = amqp_method(0, CONNECTION_CLOSE, struct.pack(
-    '>HBHH',
-    200,                                        # reply-code: reply-success
-    0,                                          # reply-text: ''
-    0,                                          # class-id and
-    0))                                         # method-id of what is to blame: nothing
-NOT_FOUND = 404
-AMQP_LEAST = 4096               # bytes that a frame may have, whatever is negotiated
-AMQP_PIECE = 1 << 16            # bytes that go at once, when no more than that are unconfirmed
-AMQP_CHATTER = 100              # words of a broker in a row that get nothing on
-AMQP_QUIET = 6                  # thirds of a heartbeat without a word: then nobody is there
-
-
-def amqp_reason(fields):
-    """(reply code, reply text, the method of ours that is to blame) of Connection.Close and
-    Channel.Close."""
-    return fields.int16(), fields.short_text(), (fields.int16(), fields.int16())
-
-
-def amqp_failure(code, text, method):
-    """The error for a reply code of a broker that closes the connection or the channel because of
-    that method of ours (specification, 1.2; what RabbitMQ means by them)."""
-    reason = '%d %s' % (code, text)
-    if method == BASIC_PUBLISH and (code == 311 or code == 406 and 'size' in text):     # too large
-        return Refused(reason, split=True)
-    if method == BASIC_PUBLISH and code == 406:
-        return Later(reason, 0, True)           # LavinMQ: "Server low on disk space"
-    if code == 320:                             # forced: it goes down, or somebody wants us to go
-        return ConnectionAbortedError(errno.ECONNABORTED, reason)
-    if code == 403:
-        return Later(reason, CREDENTIALS_PAUSE)
-    if code in (402, NOT_FOUND, 405, 406, 530):     # 530: also a vhost that is missing or full
-        return Later(reason, MISSING_PAUSE)
-    return Later(reason, 0, code in (501, 502, 503, 504, 505, 540, 541))
-
-
-def amqp_message_id(frame, number):
-    """`HOST-RUN-SEQ`, or `HOST-RUN-SEQ-NUMBER`."""
-    host = short_bytes(frame.identity['hostname'])[:180].decode('utf-8', 'ignore')
-    which = '%d' % frame.seq if number is None else '%d-%d' % (frame.seq, number)
-    return '-'.join((host, frame.run, which))
-
-
-class Amqp:
-    """A session with a broker: a connection, and a channel on which it confirms what is published.
-    Its methods are parts of the dialogue: generators of steps.
-
-    unconfirmed: {delivery tag: (number of its frame in the batch, message numbers of that frame
-    that are confirmed, its own number, bytes)}; left: for each frame begun, how many messages are
-    not confirmed. out: messages that go together. blocked: why the broker takes nothing, or ''.
-
-    confirmed: {(run, seq): (number of messages, set of those that are confirmed)} outlives the
-    session: what is confirmed does not go again with the rest of its batch.
-    """
-
-    def __init__(self, options, memory):
-        self.options, self.encode = options, messages(options)
-        self.confirmed = memory.setdefault(shape_of(options), {})
-        self.link, self.buffer, self.most, self.heartbeat = None, b'', AMQP_FRAME, 0
-        self.frames, self.left, self.done, self.nacked = [], [], 0, 0
-        self.tag, self.unconfirmed, self.under_way = 0, {}, 0
-        self.out, self.gathered = [], 0
-        self.key, self.head = None, b''
-        self.blocked, self.quiet, self.chatter, self.beaten = '', 0, 0, 0
-
-    # the way in
-
-    def open(self, host):
-        """Ends with a channel that takes messages. host: who we say that we are."""
-        self.link = yield Dial()
-        yield Send(AMQP_HELLO, self.link)
-        _, fields = yield from self.expect(CONNECTION_START)
-        fields.take(2)                          # version-major, version-minor
-        fields.bytes()                          # server-properties
-        offered, wanted = fields.bytes().decode('ascii', 'replace'), self.options.sasl.upper()
-        if wanted not in offered.split():
-            raise Later('it offers to log in by %s, need %s' % (offered, wanted), CREDENTIALS_PAUSE)
-        yield from self.tune((yield from self.log_in(wanted, host)))
-        yield from self.ask(0, CONNECTION_OPEN, b''.join((
-            short_string(self.options.vhost),
-            short_string(''),                   # reserved-1
-            b'\0')))                            # reserved-2
-        yield from self.open_channel()
-        if self.options.queue:
-            yield from self.declare()
-
-    def log_in(self, mechanism, host):
-        """The Fields of Connection.Tune."""
-        login = b'\0'.join((b'', utf8(self.options.username), utf8(self.options.password)))
-        try:
-            yield Wait(0)
-            yield Send(amqp_method(0, CONNECTION_START_OK, b''.join((
-                field_table([                   # client-properties
-                    ('product', 'statbadger'),
-                    ('version', VERSION),
-                    ('connection_name', 'statbadger ' + host),
-                    ('capabilities', [
-                        ('publisher_confirms', True),
-                        ('basic.nack', True),
-                        ('connection.blocked', True),
-                        ('authentication_failure_close', True)])]),
-                short_string(mechanism),
-                long_string(b'' if mechanism == 'EXTERNAL' else login),     # RFC 4422, 4616
-                short_string('en_US')))), self.link)
-            return (yield from self.expect(CONNECTION_TUNE))[1]
-        except ConnectionResetError:            # what the specification wants, and says no word
-            raise Later('closed after the login: name or password may be wrong', MISSING_PAUSE)
-
-    def tune(self, fields):
-        """Settles the limits. A broker breaks off after twice the heartbeat without a word; ours
-        may take as long as an exchange."""
-        channels, most, beat = fields.int16(), fields.int32(), fields.int16()
-        self.most = min(most & 0xffffffff or AMQP_FRAME, AMQP_FRAME)
-        if self.most < AMQP_LEAST:
-            raise OSError(errno.EPROTO, 'it takes frames of %d bytes, need %d' % (
-                self.most, AMQP_LEAST))
-        wanted = self.options.heartbeat
-        if wanted:
-            least = int(self.options.timeout) + 1
-            self.heartbeat = max(min(wanted, beat & 0xffff or wanted), least)
-        yield Send(amqp_method(0, CONNECTION_TUNE_OK, struct.pack(
-            '>hIH',
-            channels,                           # channel-max, of which we need one
-            self.most,                          # frame-max
-            self.heartbeat)), self.link)
-
-    def open_channel(self):
-        yield from self.ask(1, CHANNEL_OPEN, short_string(''))
-        yield from self.ask(1, CONFIRM_SELECT, b'\0')           # no-wait: false
-
-    def declare(self):
-        """The queue is there: as whoever made it wanted it, which takes no right to ask, or else
-        durable."""
-        name = b'\0\0' + short_string(self.options.queue)       # reserved-1, queue
-        arguments = field_table([])
-        yield Wait(0)
-        yield Send(amqp_method(1, QUEUE_DECLARE, name + QUEUE_PASSIVE + arguments), self.link)
-        method, fields = yield from self.expect(QUEUE_DECLARE_OK, CHANNEL_CLOSE)
-        if method == QUEUE_DECLARE_OK:
-            return
-        reason = amqp_reason(fields)
-        if reason[0] != NOT_FOUND:
-            yield from self.leave(amqp_failure(*reason))
-        yield Send(amqp_method(1, CHANNEL_CLOSE_OK), self.link)
-        yield from self.open_channel()
-        yield from self.ask(1, QUEUE_DECLARE, name + QUEUE_DURABLE + arguments)
-
-    def address(self, identity):
-        """Makes the method that publishes for this identity; binds the queue when that needs it."""
-        options = self.options
-        straight = options.queue and not options.exchange
-        key = options.queue if straight else filled(options.routing_key, identity)
-        if key == self.key:
-            return
-        exchange, routing = short_string(options.exchange), short_string(key)
-        if options.queue and options.exchange:
-            yield from self.ask(1, QUEUE_BIND, b''.join((
-                b'\0\0',                        # reserved-1
-                short_string(options.queue),
-                exchange,
-                routing,
-                b'\0',                          # no-wait
-                field_table([]))))
-        self.key, self.head = key, amqp_method(1, BASIC_PUBLISH, b''.join((
-            b'\0\0',                            # reserved-1
-            exchange,
-            routing,
-            struct.pack('>B', options.mandatory))))     # bits: mandatory, immediate
-
-    # messages out
-
-    def publish(self, frames):
-        """Every message of these frames is confirmed, now or in a session before."""
-        self.frames, self.left, self.done, self.nacked = frames, [], 0, 0
-        first = frames[0]
-        for key in list(self.confirmed):
-            if key[0] != first.run or key[1] < first.seq:
-                del self.confirmed[key]
-        for i, frame in enumerate(frames):
-            yield from self.publish_one(i, frame)
-        yield from self.flush()
-        while self.unconfirmed:
-            yield from self.hear()
-        if self.nacked:
-            yield from self.leave(Later('%d messages are not taken (basic.nack): is the queue full?'
-                                        % self.nacked))
-        yield Done(len(frames))
-        yield from self.look()
-
-    def publish_one(self, i, frame):
-        """Sends what is not confirmed of a frame, unless the broker has begun to refuse."""
-        bodies, several = self.encode(frame), self.options.format == 'flat'
-        kind = 'application/json' if self.options.format in ('payload', 'flat') else 'text/plain'
-        known = self.known(frame, len(bodies))
-        self.left.append(len(bodies) - len(known))
-        yield from self.address(frame.identity)
-        for n, body in enumerate(bodies):
-            if n in known:
-                continue
-            if self.nacked:
-                return
-            properties = basic_properties(
-                kind, self.options.persistent, amqp_message_id(frame, n if several else None),
-                max(0, frame.time_ms // 1000))
-            data = self.head + amqp_content(1, properties, body, self.most)
-            self.tag += 1
-            self.unconfirmed[self.tag] = i, known, n, len(data)
-            self.out.append(data)
-            self.gathered += len(data)
-            if self.gathered >= AMQP_PIECE:
-                yield from self.flush()
-
-    def known(self, frame, count):
-        """The numbers of its messages, of so many, that are confirmed."""
-        entry = self.confirmed.get((frame.run, frame.seq))
-        if not entry or entry[0] != count:
-            entry = self.confirmed[frame.run, frame.seq] = count, set()
-        return entry[1]
-
-    def flush(self):
-        """What is gathered goes out, once the broker takes something and has confirmed what went
-        before, most of it at least: when it blocks, all that is on its way fits in the kernels."""
-        while self.blocked or self.under_way > AMQP_PIECE:
-            yield from self.hear()
-        data, self.out, self.gathered = b''.join(self.out), [], 0
-        if data:
-            self.under_way += len(data)
+    def store(self, path, records):
+        yield from self.leave_unless_ours(path)
+        if self.link is None:
+            yield from self.take(path)
+        data = self.blocks(records)
+        if not (yield from self.has(data)):
+            if self.is_full(len(data)):
+                yield from self.put_aside()
+                yield from self.take(path)
+                data = self.blocks(records)
+            self.memory['unsure'] = True
             yield Send(data, self.link)
-            yield from self.look()
+            self.size += len(data)
+        yield Sync(self.link)
+        self.memory['unsure'] = False
 
-    def settle(self, fields, taken):
-        """Basic.Ack and Basic.Nack: of one message, or of all up to it, 0 being the last."""
-        tag, several = fields.int64(), fields.take(1)[0] & 1
-        tags = [t for t in self.unconfirmed if (t <= tag or tag == 0 if several else t == tag)]
-        if not tags:
-            raise OSError(errno.EPROTO, 'it confirms what was not published')
-        for t in tags:
-            i, known, n, size = self.unconfirmed.pop(t)
-            self.under_way -= size
-            if taken:
-                known.add(n)
-                self.left[i] -= 1
-            else:
-                self.nacked += 1
-        before, self.chatter = self.done, 0
-        while self.done < len(self.left) and not self.left[self.done]:
-            frame = self.frames[self.done]
-            self.confirmed.pop((frame.run, frame.seq), None)
-            self.done += 1
-        if self.done > before:
-            yield Done(self.done)
-        yield Wait(0)                           # it gets on
+    def is_full(self, more):
+        """Whether so many bytes more would be too many; an empty file takes a tick of any size."""
+        most = self.options.max_bytes
+        return most and self.size > self.start and self.size + more > most
 
-    # words in
+    def blocks(self, records):
+        """The bytes of the records: one block, or more when a single tick is large."""
+        n = max(1, -(-sum(map(len, records)) // self.most))
+        each = -(-len(records) // n)
+        pieces = [records[i:i + each] for i in range(0, len(records), each)]
+        return b''.join([avro_block(len(piece), b''.join(piece), self.options.codec, self.mark)
+                         for piece in pieces])
 
-    def word(self):
-        """(method, Fields of its arguments) of the next frame, (HEARTBEAT, None) for one."""
-        while True:
-            size = amqp_size(self.buffer)
-            if len(self.buffer) >= size:
-                break
-            self.buffer += yield Read(size - len(self.buffer), self.link)
-        frame, self.buffer = self.buffer[:size], self.buffer[size:]
-        self.chatter += 1
-        if self.chatter > AMQP_CHATTER:
-            raise OSError(errno.EPROTO, 'it talks on and on, and says nothing')
-        if frame[0] == AMQP_HEARTBEAT:
-            return HEARTBEAT, None
-        if frame[0] != AMQP_METHOD:
-            raise OSError(errno.EPROTO, 'a content comes that was not asked for')
-        fields = Fields(frame[AMQP_AROUND - 1:-1])
-        return (fields.int16(), fields.int16()), fields
+    def has(self, data):
+        """Whether a write that failed was done all the same: the file ends in its bytes."""
+        if not self.memory.get('unsure') or self.size < len(data):
+            return False
+        return (yield Part(self.size - len(data), len(data), self.link)) == data
 
-    def expect(self, *wanted):
-        """(method, Fields) of the first of these methods that comes."""
-        while True:
-            method, fields = yield from self.word()
-            if method in wanted:
-                self.chatter = 0
-                return method, fields
-            yield from self.heed(method, fields)
-
-    def ask(self, channel, method, arguments):
-        """Says that method, and ends when the broker says that it is done."""
-        yield Wait(0)                           # each exchange has its own time
-        yield Send(amqp_method(channel, method, arguments), self.link)
-        yield from self.expect((method[0], method[1] + 1))
-
-    def heed(self, method, fields):
-        """Takes in what a broker may say at any time."""
-        if method in (BASIC_ACK, BASIC_NACK):
-            yield from self.settle(fields, method == BASIC_ACK)
-        elif method == BASIC_RETURN:
-            yield from self.leave(self.unroutable(fields))
-        elif method == CONNECTION_BLOCKED:
-            self.blocked = fields.short_text() or 'it does not say why'
-            yield Say('takes nothing for now: %s; the ticks wait' % self.blocked)
-        elif method == CONNECTION_UNBLOCKED:
-            self.blocked = ''
-            yield Say('takes messages again')
-        elif method in (CONNECTION_CLOSE, CHANNEL_CLOSE):
-            error = amqp_failure(*amqp_reason(fields))
-            yield from self.leave(error, method == CONNECTION_CLOSE)
-        elif method != HEARTBEAT:
-            raise OSError(errno.EPROTO, 'method %d.%d comes where it has no place' % method)
-
-    def unroutable(self, fields):
-        """Later, for a Basic.Return: the queue is missing, which is no fault of the message."""
-        code, text = fields.int16(), fields.short_text()
-        exchange, key = fields.short_text(), fields.short_text()
-        where = 'exchange %s has no queue for the routing key %s' % tuple(map(
-            json_text, (exchange, key)))
-        if not exchange:
-            where = 'there is no queue %s ("queue" would have it declared)' % json_text(key)
-        return Later('%d %s: %s' % (code, text, where), MISSING_PAUSE)
-
-    def leave(self, error, asked=False):
-        """Says goodbye, or yes when it was asked to go, and raises the error."""
+    def leave_unless_ours(self, path):
+        """Closes a file that is another one's now: its time is over, it was moved away, deleted, or
+        changed by somebody."""
+        if self.link is None:
+            return
         try:
-            yield Send(amqp_method(0, CONNECTION_CLOSE_OK) if asked else AMQP_GOODBYE, self.link)
-        except OSError:
-            pass                                # it is gone: what it said before counts
-        raise error
-
-    def look(self):
-        """Takes in all that has arrived, without waiting. Whether anything had."""
-        heard = False
-        while True:
-            while len(self.buffer) >= amqp_size(self.buffer):
-                yield from self.heed(*(yield from self.word()))
-            data = yield Available(self.link)
-            if not data:
-                return heard
-            self.buffer += data
-            heard, self.quiet = True, 0
-
-    def hear(self):
-        """Takes in the next that comes; a broker that is blocked may take its time."""
-        if not self.blocked:
-            yield from self.heed(*(yield from self.word()))
-        elif not (yield from self.look()):      # for no descriptor tells of what TLS still holds
-            if (yield Wait(self.interval(), self.link)) is None:
-                yield from self.leave(Later('takes nothing for now: ' + self.blocked))
-            yield from self.beat()
-
-    def interval(self):
-        """Seconds after which silence is looked into."""
-        return self.heartbeat / 3.0 or MISSING_PAUSE
-
-    def beat(self):
-        """Takes in what came while we had nothing to say, and shows that we are there."""
-        self.chatter = 0
-        self.quiet += 1                         # look() takes it back
-        yield from self.look()
-        if self.heartbeat and self.quiet > AMQP_QUIET:
-            raise ConnectionAbortedError(errno.ECONNABORTED, 'no heartbeat comes any more')
-        now = yield Now()
-        if self.heartbeat and not 0 <= now - self.beaten < self.interval():
-            self.beaten = now
-            yield Send(amqp_frame(AMQP_HEARTBEAT, 0, b''), self.link, True)
-
-
-def rabbitmq_link(options):
-    for name in ('vhost', 'exchange', 'queue'):
-        if len(utf8(options[name])) > MOST_SHORT:
-            raise ValueError('found "%s" of %d bytes, need %d at most' % (
-                name, len(utf8(options[name])), MOST_SHORT))
-    if options.sasl == 'external' and not options.tls_cert:
-        raise ValueError('found "sasl": "external" without tls_cert, need a certificate to show')
-    if options.format == 'flat':
-        check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
-    tls = tls_files(options, options.tls)
-    return ('tcp', options.host, options.port or (5671 if tls else 5672), tls)
-
-
-@emitter('rabbitmq', 'RabbitMQ, and what else speaks AMQP 0-9-1', STREAM_OPTIONS
-         + SECURE_OPTIONS + [
-    Option('sasl', choice('plain', 'external'), 'plain',
-           'How to log in: by name and password, or by tls_cert'),
-    Option('username', text, 'guest', 'Name to log in with; guest may come from its own host only'),
-    Option('password', secret, 'guest', 'Its password; "${file:/run/secrets/x}" keeps it out of '
-                                        'here'),
-    Option('vhost', text, '/', 'Virtual host'),
-    Option('exchange', text, '', 'Exchange, which must be there; "" = straight to the queue'),
-    Option('routing_key', template, 'statbadger',
-           'Routing key, or without exchange and queue the queue\'s name; may hold {hostname}'),
-    Option('queue', text, '', 'Queue that is declared, durable, if it is not there; with an '
-                              'exchange it is bound by the routing key'),
-    Option('persistent', boolean, True, 'Messages in a durable queue outlive a restart'),
-    Option('mandatory', boolean, True, 'What no queue takes waits; false = the broker drops it'),
-    Option('heartbeat', whole(0, 65535), 60,
-           'Seconds between two signs of life at most, either way; 0 = none are needed'),
-] + MESSAGE_OPTIONS, 'acknowledged', rabbitmq_link)
-def rabbitmq(options, memory):
-    """A message per tick (or point), done with when the broker has confirmed it: a persistent one
-    in a durable queue is on its disk then. What no queue takes, or a full one does not, waits."""
-    frames = yield Next()
-    session = Amqp(options, memory)
-    yield from session.open(frames[0].identity['hostname'])
-    while True:
-        if frames:
-            yield from session.publish(frames)
-        else:
-            yield from session.beat()
-        frames = yield Next(session.interval(), goodbye=Send(AMQP_GOODBYE, session.link))
-
-
-# -- druid: Apache Druid (druid.apache.org/docs, "Tasks API"; Tranquility, docs/server.md) ---------
-
-DRUID_URL, TRANQUILITY_URL = 'http://127.0.0.1:8081', 'http://127.0.0.1:8200'
-DATASOURCE = 'statbadger'
-DRUID_TASKS = '/druid/indexer/v1/task'
-DRUID_MOST = 4000000  # characters of rows in a task: one of 36 MB takes a small coordinator down
-DRUID_PAUSES = 0.25, 4.0        # seconds between two questions for a task: they double up to that
-DRUID_COLUMN = 100              # letters of a column's name, which becomes part of a file's name
-# Why tasks fail that would do well another time.
-DRUID_BUSY = ('lock', 'shutdown', 'worker', 'disappeared', 'cancel', 'interrupt', 'assign', 'slot')
-
-
-def datasource(value):
-    """Text that Druid takes for the name of a datasource, and can make files of."""
-    value = text(value)
-    if (not value or value[0] == '.' or '/' in value or len(utf8(value)) > DRUID_COLUMN
-            or any(ord(c) < 32 for c in value)):
-        raise ValueError('a name such as "statbadger", of %d bytes at most, without "/" and not '
-                         'beginning with "."' % DRUID_COLUMN)
-    return value
-
-
-def check_druid_tags(tags):
-    """Raises ValueError for tags that can be no columns: one name with a comma or a line end in it
-    makes every task fail."""
-    check_tags(tags, FLAT_KEYS + ('__time',), 'that column is there anyway')
-    for name in sorted(tags):
-        if any(c == ',' or ord(c) < 32 for c in name) or len(utf8(name)) > DRUID_COLUMN:
-            raise ValueError('found a tag %s, need the name of a column: at most %d bytes, without '
-                             'commas and control characters' % (json_text(name), DRUID_COLUMN))
-
-
-def druid_link(options):
-    check_druid_tags(options.tags)
-    check_username(options.username)
-    link = http_link(options)
-    if options.protocol == 'tranquility' and options.url == DRUID_URL:
-        return (link[0], TRANQUILITY_URL) + link[2:]
-    return link
-
-
-def kafka_consumer(options):
-    """How Kafka's Java client comes to where this kafka emitter writes. The password stays here: it
-    is to be in the environment of Druid, as a line of sasl.jaas.config. Raises ValueError."""
-    if options.tls_key:
-        raise ValueError('found tls_key, need the key in the file of tls_cert: Kafka\'s Java '
-                         'client wants one file for both')
-    out = {'bootstrap.servers': options.brokers}
-    if options.sasl or options.tls:
-        out['security.protocol'] = ('SASL_' if options.sasl else '') + (
-            'SSL' if options.tls else 'PLAINTEXT')
-    if options.sasl:
-        out['sasl.mechanism'] = options.sasl.upper()
-        out['druid.dynamic.config.provider'] = {
-            'type': 'environment', 'variables': {'sasl.jaas.config': 'KAFKA_SASL_JAAS_CONFIG'}}
-    for option, store in (('tls_ca', 'truststore'), ('tls_cert', 'keystore')):
-        if options[option]:
-            out['ssl.%s.type' % store] = 'PEM'
-            out['ssl.%s.location' % store] = options[option]
-    if not options.tls_verify:                  # of the certificate itself it always thinks
-        out['ssl.endpoint.identification.algorithm'] = ''
-    return out
-
-
-class DruidTask:
-    """A task that was posted or will be: its name, its JSON, the run and number of its last tick,
-    and whether the overlord is known to have it."""
-
-    def __init__(self, name, text, frame):
-        self.name, self.text, self.run, self.seq = name, text, frame.run, frame.seq
-        self.host = frame.identity['hostname']
-        self.taken = False
-
-
-class DruidState:
-    """What outlives the dialogues of one druid emitter.
-
-    task: the one of which nobody knows yet how it ends; nothing else is posted before. stored:
-    (run, number) of the last tick that is stored. failed: tasks that failed since the last that
-    did not: part of the next one's name, for a name is used once. most: characters of rows in a
-    task.
-    """
-
-    def __init__(self):
-        self.task, self.stored, self.failed, self.most = None, ('', 0), 0, DRUID_MOST
-
-    def has(self, frame):
-        """Whether that tick was stored before the last dialogue broke off."""
-        return frame.run == self.stored[0] and frame.seq <= self.stored[1]
-
-
-@emitter('druid', 'Apache Druid: tasks of its overlord, which append rows', [
-    Option('url', url, DRUID_URL, 'Where its overlord is, or a router with the management proxy; '
-                                  'with "protocol": "tranquility" port 8200 unless told'),
-    Option('datasource', datasource, DATASOURCE, 'Datasource, which need not be there'),
-    Option('protocol', choice('task', 'tranquility'), 'task',
-           'Tasks, a row per point; or events for a Tranquility Server'),
-    with_default('timeout', 120, 'Seconds for an answer, and for a task to end'),
-    with_default('flush', 60),
-    with_default('batch', 600),
-] + HTTP_OPTIONS, 'acknowledged', druid_link)
-def druid(options, memory):
-    """A task for all ticks of a batch, or several when they are many bytes, one after the other.
-    They are acknowledged when it has ended well: then its rows are there, all of them."""
-    if options.protocol == 'tranquility':
-        return tranquility(options)
-    return druid_tasks(options, memory.setdefault('druid', DruidState()))
-
-
-def druid_tasks(options, state):
-    """The dialogue with an overlord: see druid()."""
-    rows = druid_rows(options)
-    while True:
-        frames = yield Next()
-        if state.task:                          # the last dialogue broke off before it ended
-            try:
-                yield from druid_conclude(options, state)
-            except Refused:
-                pass                            # nothing of it is stored: its ticks go anew
-        yield from druid_store(options, state, rows, frames)
-
-
-def druid_store(options, state, rows, frames):
-    """Stores the frames, those that the task before has not, in as few tasks as they fit in."""
-    ready = sum(map(state.has, frames))
-    if ready:
-        yield Done(ready)
-    for part, text in druid_parts(rows, frames[ready:], state.most):
-        if text:
-            name = druid_name(options.datasource, part, text, state.failed)
-            schema = druid_schema(options.datasource, options.tags, 'millis')
-            state.task = DruidTask(name, druid_task(name, schema, text), part[-1])
-            yield from druid_conclude(options, state)
-        ready += len(part)
-        yield Done(ready)
-
-
-def druid_name(datasource, frames, rows, failed):
-    """What a task is called: always the same for the same rows of the same ticks, so that Druid
-    takes it once, however often it is posted. The name becomes that of a file: 190 letters at
-    most."""
-    import zlib
-    words = [''.join([c if c in NODE or c == '.' else '_' for c in word[:60]])
-             for word in (datasource, frames[0].identity['hostname'])]
-    return 'statbadger_%s_%s_%s_%d-%d_%08x_%d' % (
-        words[0], words[1], frames[0].run, frames[0].seq, frames[-1].seq,
-        zlib.crc32(rows.encode()), failed)
-
-
-def druid_conclude(options, state):
-    """Returns when the task has stored its rows. Raises Refused, with nothing of it stored, when
-    they are to blame, and Later when it may do well another time, under another name; with all else
-    the task stays, and is asked for or posted as it is by the next dialogue."""
-    task = state.task
-    yield Wait(0)                               # each exchange has its own time
-    if not task.taken:
-        yield from druid_post(options, state)
-        task.taken = True
-    failure = yield from druid_end(options, task)
-    state.task = None
-    if failure is None:
-        state.stored, state.failed = (task.run, task.seq), 0
-        if 2 * len(task.text) > state.most:     # what was too much once need not always be
-            state.most = min(DRUID_MOST, state.most + state.most // 8 + 1)
-        return
-    state.failed += 1
-    reason = 'the task %s failed: %s' % (task.name, failure)
-    if 'parse exception' in failure.lower():
-        raise Refused(reason)
-    raise Later(reason, suspect=not druid_busy(failure, (options.datasource, task.host)))
-
-
-def druid_busy(failure, names):
-    """Whether it speaks of locks, workers and the like in words, or in the name of an exception.
-    Names of ours, which it may repeat, do not count: `Task[worker-1]`, `lock_1`."""
-    names = [name.lower() for name in names]
-    for word in failure.lower().split():
-        word = word.strip('.,:;!?()"\'')
-        if word.endswith('exception'):
-            word = word.rpartition('.')[2]
-        if word.isalpha() and word.startswith(DRUID_BUSY) and word not in names:
-            return True
-    return False
-
-
-def druid_post(options, state):
-    """Returns when the overlord has the task, from now or from before."""
-    task = state.task
-    status, headers, body = yield from druid_ask(options, 'POST', DRUID_TASKS, task.text)
-    if status == 400 and b'already exists' in body:
-        return
-    if status == 500 and (yield from druid_status(options, task)):
-        return                                  # it stumbled when it had taken it
-    if status in (400, 413, 500):
-        state.task = None                       # it was not taken, and goes anew
-    if status == 413 or status == 400 and b'max allowed size' in body:
-        state.most = min(state.most, len(task.text) // 2)
-        raise Refused('a task of %d bytes is more than the overlord takes' % len(task.text), True)
-    druid_outcome(status, headers, body, (yield Now()))
-    if json_part(body, 'task') != task.name:
-        raise OSError(errno.EPROTO, 'an answer without the name of the task: is it an overlord?')
-
-
-def druid_end(options, task):
-    """None when the task has ended well, or why it failed. How long it waits for a worker is not
-    ours to say: when the time is over the ticks wait with it, for its rows may still be stored."""
-    began, pause = (yield Now()), DRUID_PAUSES[0]
-    while True:
-        found = yield from druid_status(options, task)
-        if found is None:
-            task.taken = False
-            raise Later('the overlord does not know the task %s any more' % task.name)
-        stage, place, failure = found
-        if stage != 'RUNNING':
-            return None if stage == 'SUCCESS' else failure
-        if (yield Now()) - began > options.timeout:
-            raise OSError(errno.ETIME, 'the task %s has not ended within %g s: it is %s' % (
-                task.name, options.timeout, place))
-        yield Wait(pause)
-        pause = min(2 * pause, DRUID_PAUSES[1])
-
-
-def druid_status(options, task):
-    """(RUNNING, SUCCESS or FAILED; where it is; why it failed, in a line) of the task; None when
-    the overlord does not know it."""
-    status, headers, body = yield from druid_ask(
-        options, 'GET', '%s/%s/status' % (DRUID_TASKS, percent_encoded(task.name)))
-    if status == 404:
-        return None
-    druid_outcome(status, headers, body, (yield Now()))
-    stage, place, failure = (json_part(body, 'status', key)
-                             for key in ('statusCode', 'runnerStatusCode', 'errorMsg'))
-    if stage not in ('RUNNING', 'SUCCESS', 'FAILED'):
-        raise OSError(errno.EPROTO, 'the state of a task that is none')
-    return stage, printable(str(place)), str(failure or 'it does not say why').split('\n')[0]
-
-
-def druid_outcome(status, headers, body, now):
-    """As http_outcome(), but nothing that is said of a request is the fault of its rows, which are
-    looked at later."""
-    try:
-        http_outcome(status, headers, body, now)
-    except Refused as error:
-        raise Later(str(error), MISSING_PAUSE)
-
-
-def druid_ask(options, method, path, text=None):
-    """(status, headers, body) of what is asked, with the login that its basic security wants."""
-    login = '%s:%s' % (options.username, options.password)
-    headers = {'Authorization': basic(login)} if options.username else {}
-    if text is None:
-        return (yield Request(method, path, http_head(options, headers)))
-    headers['Content-Type'] = 'application/json'
-    return (yield Request(method, path, *http_body(options, headers, text)))
-
-
-def tranquility(options):
-    """An event per point to a Tranquility Server, which tells how many it has sent on and not
-    which: so each tick goes alone. What is outside its window it drops."""
-    rows, path = druid_rows(options), '/v1/post/' + percent_encoded(options.datasource)
-    plain = Options(dict(options.__dict__, gzip=False))     # it does not decompress
-    while True:
-        frames = yield Next()
-        for i, frame in enumerate(frames):
-            text = rows(frame)
-            if text:
-                yield Wait(0)
-                array = '[%s]' % text.rstrip('\n').replace('\n', ', ')
-                answer = yield from druid_ask(plain, 'POST', path, array)
-                lost = tranquility_lost(text.count('\n'), *answer + ((yield Now()),))
-                if lost:
-                    yield Reject(frame, 'Tranquility drops %d of %d points: are they outside its '
-                                        'window?' % (lost, text.count('\n')), lost)
-            yield Done(i + 1)
-
-
-def tranquility_lost(points, status, headers, body, now):
-    """How many of so many points it has dropped."""
-    if status == 413:                           # from a proxy before it
-        raise Refused('an event array that is more than it takes', True)
-    druid_outcome(status, headers, body, now)   # 400: it knows no such datasource
-    sent = json_part(body, 'result', 'sent')
-    if type(sent) is not int or not 0 <= sent <= points:
-        raise OSError(errno.EPROTO, 'an answer without "sent": is it a Tranquility Server?')
-    return points - sent
-
-
-# -- redis: Redis, and what speaks like it (redis.io, "Commands") --------------------------------
-
-REDIS_MOST, REDIS_SIZE = 500, 1 << 20   # commands, and bytes, before their answers are waited for
-UNIX_PATH = 107                 # bytes of the path of a unix socket (unix(7))
-
-# What an error means, by how it begins (Redis 7: src/server.c, src/networking.c, src/acl.c).
-REDIS_AGAIN = (                 # it is not willing now
-    'BUSY ', 'CLUSTERDOWN ', 'ERR max number of clients', 'LOADING ', 'MASTERDOWN ', 'MISCONF ',
-    'NOREPLICAS ', 'OOM ', 'READONLY ', 'TRYAGAIN ')
-REDIS_FORBIDDEN = (             # nor will it be, before somebody does something
-    'DENIED ', 'ERR operation not permitted', 'ERR unknown command',
-    'ERR Protocol error: unauthenticated', 'NOAUTH ', 'NOPERM ', 'WRONGPASS ')
-REDIS_ELSEWHERE = ('ASK ', 'MOVED ', 'WRONGTYPE ')
-REDIS_TOO_LARGE = (             # that message is to blame, all others may fit
-    'ERR Element too large', 'ERR Elements are too large',
-    'ERR Protocol error: invalid bulk length', 'ERR max request size exceeded')
-REDIS_ADVICE = (
-    ('XADD', 'streams need Redis 5'),
-    ('MOVED ', 'of a cluster another node has that key: "host" must say which'),
-    ('NOAUTH ', 'need "password"'),
-    ('WRONGTYPE ', 'it is in use for something else'),
-)
-
-
-def redis_failure(words, place):
-    """What an error of the server means: Refused, that message is to blame; Later, the server is,
-    or what we may do there; suspect, when nobody knows. place: the key it is about."""
-    advice = [' (%s)' % advice for what, advice in REDIS_ADVICE if what in words]
-    reason = '%s: %s%s' % (json_text(place), words, ''.join(advice))
-    if words.startswith(REDIS_TOO_LARGE):
-        return Refused(reason)
-    if words.startswith(REDIS_AGAIN):
-        return Later(reason)
-    if words.startswith(REDIS_FORBIDDEN):
-        return Later(reason, CREDENTIALS_PAUSE)
-    if words.startswith(REDIS_ELSEWHERE):
-        return Later(reason, MISSING_PAUSE)
-    return Later(reason, 0, True)
-
-
-def redis_answer(link, mark):
-    """(what a command is answered, '') or ('', the error). mark: how the answer has to begin: + for
-    OK, : for a number, $ for the id of an entry. Raises OSError when it is something else."""
-    line = yield Line(link)
-    words = line[1:-2].decode('utf-8', 'replace')
-    if line[-2:] == b'\r\n' and line[:1] == b'-':       # less what it was given: it may be a secret
-        return '', words.partition(', with args')[0] or 'an error without a word'
-    whole = line[:1] == mark and line[-2:] == b'\r\n'
-    if mark == b'$':
-        whole = whole and words.isdecimal() and len(words) < 3
-        entry = (yield Read(int(words) + 2, link)) if whole else b''
-        whole = entry[-2:] == b'\r\n'
-        words = entry[:-2].decode('utf-8', 'replace').replace('-', '', 1)
-    if not whole or not (words == 'OK' if mark == b'+' else words.isdecimal()):
-        raise OSError(errno.EPROTO, 'what came back is no answer of Redis: %s' % printable(
-            line[:20].decode('latin-1')))
-    return words, ''
-
-
-def redis_session(options, link):
-    """A connection that is logged in: the link, or a new one when that was closed meanwhile."""
-    if link is not None:
-        try:
-            if not (yield Available(link)):
-                return link
-        except OSError:
-            pass                                # it does not keep what is idle
-        yield Close(link)
-    link = yield Dial()
-    login = [word for word in (options.username, options.password) if word]
-    asked = [['AUTH'] + login] if login else []
-    if options.database:
-        asked.append(['SELECT', '%d' % options.database])
-    yield Send(b''.join([resp_command([utf8(word) for word in words]) for words in asked]), link)
-    for words in asked:
-        _, error = yield from redis_answer(link, b'+')
-        if error:
-            again = error.startswith(REDIS_AGAIN)
-            raise Later('%s: %s' % (words[0], error), 0 if again else CREDENTIALS_PAUSE)
-    return link
-
-
-def redis_command(options, key, frame, message):
-    """The command that stores a message."""
-    if options.mode == 'list':
-        return resp_command((b'RPUSH', key, message))
-    if options.mode == 'publish':
-        return resp_command((b'PUBLISH', key, message))
-    limit = (b'MAXLEN', b'~', b'%d' % options.maxlen) if options.maxlen else ()
-    return resp_command((b'XADD', key) + limit + (
-        b'*', b'host', utf8(frame.identity['hostname']), b'payload', message))
-
-
-def redis_store(options, link, messages, progress):
-    """Stores these messages, and cuts lists that are too long in the same go. All answers are read
-    before anything is decided."""
-    going, verdicts, broken = progress.doubted_last(messages), {}, None
-    mark = b'$' if options.mode == 'stream' else b':'
-    keys = [filled(options.key, frame.identity) for _, frame, _, _ in going]
-    commands = [redis_command(options, utf8(key), frame, message)
-                for key, (_, frame, _, message) in zip(keys, going)]
-    cuts = sorted(set(keys)) if options.mode == 'list' and options.maxlen else ()
-    commands += [resp_command((b'LTRIM', utf8(key), b'-%d' % options.maxlen, b'-1'))
-                 for key in cuts]
-    try:
-        yield Send(b''.join(commands), link)
-        for key, message in zip(keys, going):
-            answer, error = yield from redis_answer(link, mark)
-            verdicts[message[0]] = redis_failure(error, key) if error else None
-        for _ in cuts:
-            _, error = yield from redis_answer(link, b'+')
-            if error and not any(verdicts.values()):
-                yield Say('the list grows beyond "maxlen": LTRIM: ' + error)
-        if options.mode == 'publish' and answer == '0':
-            yield Say('nobody is subscribed to that channel')
-    except OSError as error:
-        broken = error
-    yield from progress.settle(messages, verdicts, options.format == 'flat', broken)
-
-
-def redis_link(options):
-    """Where it is: a host and a port, or a unix socket."""
-    if options.username and not options.password:
-        raise ValueError('found username without password, need both, or a password alone')
-    if not options.key:
-        raise ValueError('found "key": "", need a name')
-    if options.format == 'flat':
-        check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
-    tls = tls_files(options, options.tls)
-    if not options.socket:
-        return ('tcp', options.host, options.port or 6379, tls)
-    if tls:
-        raise ValueError('found "tls" with "socket", need one of them')
-    if not options.socket.startswith('/') or len(utf8(options.socket)) > UNIX_PATH:
-        raise ValueError('found "socket": %s, need a path from / on, %d bytes at most' % (
-            json_text(options.socket), UNIX_PATH))
-    return ('unix', options.socket)
-
-
-@emitter('redis', 'Redis: a list, a stream or a channel', STREAM_OPTIONS + [
-    Option('socket', text, '', 'Path of its unix socket, instead of host and port'),
-    Option('database', whole(0, 1 << 31), 0, 'Number of the database'),
-    Option('key', template, 'statbadger',
-           'Key of the list or stream, or the channel; may hold {hostname} and the like'),
-    Option('mode', choice('list', 'stream', 'publish'), 'list',
-           'RPUSH to a list; XADD to a stream, fields host and payload; or PUBLISH'),
-    Option('maxlen', whole(0, 10 ** 12), 86400,
-           'Most messages that the list or stream keeps, the oldest go first; 0 = all'),
-] + LOGIN_OPTIONS + SECURE_OPTIONS + MESSAGE_OPTIONS, 'acknowledged', redis_link)
-def redis(options, memory):
-    """A message per tick (or point), many on their way at a time. What was answered does not go
-    again; what was not goes again, and may be there twice."""
-    encode, link = messages(options), None
-    progress = memory.setdefault(shape_of(options), Progress())
-    while True:
-        frames = yield Next()
-        try:
-            link = yield from redis_session(options, link)
-            for some in progress.missing(frames, encode, REDIS_MOST, REDIS_SIZE):
-                yield Wait(0)                   # each exchange has its own time
-                yield from redis_store(options, link, some, progress)
-        except ConnectionResetError as error:
-            if not (options.tls or options.socket or 'heard' in memory):
-                raise OSError(error.errno, '%s (a port for TLS?)' % error.strerror)
-            raise
-        memory['heard'] = True
-
-
-# -- activemq: ActiveMQ, Artemis, and whoever else speaks STOMP (stomp.github.io) -----------------
-
-STOMP_MOST, STOMP_SIZE = 100, 1 << 20   # messages, and bytes, before receipts are waited for
-STOMP_MOMENT = 0.3              # seconds for what a server says behind an error
-STOMP_IDLE = 30                 # seconds after which a session is looked at without heart-beats
-STOMP_CHATTER = 1000            # bytes that may come at a time when nothing was asked
-DESTINATIONS = ('/queue/', '/topic/', '/exchange/', '/amq/queue/')     # the last two of RabbitMQ
-STOMP_NAME = 200                # letters of a part of the identity in a destination
-
-# What an error means, by words in it, in small letters: there are no codes.
-STOMP_TOO_LARGE = (             # ActiveMQ, RabbitMQ
-    'maximum data length', 'maximum frame size', 'larger than configured max', 'too large')
-STOMP_FORBIDDEN = (             # ActiveMQ, Artemis, RabbitMQ (the last three)
-    'not authorized', 'not have permission', 'access_refused', 'not_allowed', 'invalid destination',
-    'unknown destination')
-STOMP_MISSING = ('not_found', 'does not exist')
-STOMP_AGAIN = (                 # ActiveMQ; Artemis, when an address is full, and behind an error
-    'limit reached', 'is full', 'amq339011', 'amq339010', 'connection_forced')
-
-
-def stomp_failure(words):
-    """What an error of the server means: Refused, a message is to blame; Later, the server is, or
-    what we may do there; suspect, when nobody knows."""
-    small = words.lower()
-    if any(what in small for what in STOMP_TOO_LARGE):
-        return Refused(words, split=True)
-    if any(what in small for what in STOMP_FORBIDDEN):
-        return Later(words, CREDENTIALS_PAUSE)
-    if any(what in small for what in STOMP_MISSING):
-        return Later(words, MISSING_PAUSE)
-    return Later(words, 0, not any(what in small for what in STOMP_AGAIN))
-
-
-def stomp_words(headers, body):
-    """What an ERROR frame says: its message, and the first line of its body when that says more."""
-    message = stomp_unescaped(headers.get('message', ''))
-    line = body.strip().partition('\n')[0].strip()
-    more = line and message not in line and line not in message
-    return ': '.join([part for part in (message, line * bool(more or not message)) if part]) or (
-        'an error without a word')
-
-
-def stomp_destination(template, identity):
-    """The destination. What comes from outside may neither make two of it (,) nor a pattern (>) nor
-    bring options (?): all but letters, digits, `.`, `-` and `_` becomes `_`."""
-    return filled(template, {key: ''.join([c if c in NODE or c == '.' else '_' for c in
-                                           text[:STOMP_NAME]]) or '_'
-                             for key, text in identity.items()})
-
-
-class Stomp:
-    """The sessions of one dialogue with a server, one after the other. Its methods are parts of
-    that dialogue: generators of steps.
-
-    link: of the session, None when there is none. every: seconds between our heart-beats, silence:
-    seconds of quiet after which the server is held to be dead; 0: none were agreed. sent, heard:
-    when anything last went out and came in. artemis: whether it is one.
-    """
-
-    def __init__(self, options):
-        self.options, self.link, self.buffer, self.version = options, None, b'', '1.0'
-        self.artemis, self.every, self.silence, self.sent, self.heard = False, 0, 0, 0, 0
-
-    def log_in(self):
-        """Begins a session: agrees on a version and on heart-beats."""
-        options, beat = self.options, '%d' % (self.options.heartbeat * 1000)
-        headers = [('accept-version', '1.0,1.1,1.2'), ('host', options.vhost or options.host),
-                   ('login', options.username), ('passcode', options.password),
-                   ('heart-beat', beat + ',' + beat)]
-        self.link, self.buffer = (yield Dial()), b''
-        try:
-            yield from self.say(stomp_frame('CONNECT', [h for h in headers if h[1]], '1.0'))
-            command, headers, body = (yield from self.hear())[0]
-        except ConnectionResetError as error:
-            raise OSError(error.errno, error.strerror + ' (a port for TLS?)' * (not options.tls))
-        if command == 'ERROR':
-            raise Later(stomp_words(headers, body), CREDENTIALS_PAUSE)
-        if command != 'CONNECTED':
-            raise OSError(errno.EPROTO, 'a %s before the login' % command)
-        self.version = headers.get('version', '1.0')
-        self.artemis = 'Artemis' in headers.get('server', '')
-        gives, _, wants = headers.get('heart-beat', '0,0').partition(',')
-        self.every, self.silence = self.agreed(wants) / 2.0, self.agreed(gives) * 2.5
-
-    def agreed(self, theirs):
-        """Seconds between the heart-beats of one side, the longer of what both say; 0: none."""
-        ms = int(theirs) if theirs.isdecimal() and len(theirs) < 8 else 0
-        return max(self.options.heartbeat, ms / 1000.0) if ms and self.options.heartbeat else 0
-
-    def idle(self):
-        """Seconds after which the session wants to be looked at."""
-        return min(self.every or STOMP_IDLE, self.silence or STOMP_IDLE, STOMP_IDLE) / 2.0
-
-    def say(self, data, aside=False):
-        yield Send(data, self.link, aside)
-        self.sent = yield Now()
-
-    def hear(self):
-        """The next frames, one at least."""
-        frames, came = [], 0
-        while not frames:
-            said = yield Read(1, self.link)
-            try:
-                said += yield Available(self.link)
-            except ConnectionError:
-                pass                            # whoever reads next finds out
-            frames, self.buffer = stomp_frames(self.buffer + said)
-            came += len(said)
-            if not frames and came > STOMP_REPLY:
-                raise OSError(errno.EPROTO, 'the peer talks on and on, and does not answer')
-        self.heard = yield Now()
-        return frames
-
-    def attend(self):
-        """Heart-beats while there is nothing else to say. A session that ended is no failure: what
-        it means the next batch will tell."""
-        try:
-            said, now = (yield Available(self.link)), (yield Now())
-            self.heard = now if said else self.heard
-            frames, self.buffer = stomp_frames(self.buffer + said)
-            for command, headers, body in frames:
-                yield Say('it says %s: %s' % (command, stomp_words(headers, body)))
-            dead = (frames or len(said) > STOMP_CHATTER
-                    or self.silence and now - self.heard > self.silence)
-            if not dead and self.every and not 0 <= now - self.sent < self.every:
-                yield from self.say(b'\n', True)
-        except OSError:
-            dead = True
-        if dead:
-            yield from self.hang_up()
-
-    def hang_up(self):
-        link, self.link = self.link, None
-        yield Close(link)
-
-    def store(self, messages, progress):
-        """Sends these messages and waits for the receipt of each. Behind an error, a server may
-        answer to others, or say more of it, or nothing at all; then the session is over."""
-        going = progress.doubted_last(messages)
-        waiting = {'%s-%d-%d' % key: key for key, _, _, _ in going}
-        verdicts, errors, broken = {}, [], None
-        try:
-            yield from self.say(b''.join([self.message(*message) for message in going]))
-            while waiting and not errors:
-                errors += self.take((yield from self.hear()), waiting, verdicts)
-            if errors:
-                yield Wait(STOMP_MOMENT)
-                frames, _ = stomp_frames(self.buffer + (yield Available(self.link)))
-                errors += self.take(frames, waiting, verdicts)
+            if path == self.path and (yield Size(self.link)) == self.size:
+                return
+            yield Close(self.link)
         except OSError as error:
-            broken = error
-        if errors:
-            yield from self.hang_up()
-            lost = [failure for key, failure in errors if not key] or [
-                Later('no word about what came behind an error')]
-            broken = min(lost, key=lambda failure: getattr(failure, 'suspect', False))
-        broken = broken if waiting else None
-        yield from progress.settle(messages, verdicts, self.options.format == 'flat', broken, True)
+            if error.errno != errno.ESTALE:
+                raise
+        self.link = None
 
-    def take(self, frames, waiting, verdicts):
-        """Moves what these frames answer from waiting to verdicts. Gives [(key of the message that
-        it is about, or None, what it means)] of errors."""
-        errors = []
-        for command, headers, body in frames:
-            key = waiting.pop(headers.get('receipt-id'), None)
-            if command == 'ERROR':
-                errors.append((key, stomp_failure(stomp_words(headers, body))))
-                if key:
-                    verdicts[key] = errors[-1][1]
-            elif command != 'RECEIPT' or not key:
-                raise OSError(errno.EPROTO, 'a %s that was not asked for' % command)
-            else:
-                verdicts[key] = None
-        return errors
+    def take(self, path):
+        """Opens the file, whatever is there; what cannot be continued is put aside."""
+        self.path = path
+        for _ in range(3):
+            self.link = yield Open(path, self.folder)
+            self.size = yield Size(self.link)
+            why = yield from self.examine()
+            if not why:
+                return (yield from self.thin_out())
+            yield from self.put_aside(why)
+        raise Later('%s: somebody else puts files there' % path, MISSING_PAUSE)
 
-    def message(self, key, frame, after, body):
-        """The bytes of a SEND. Without content-length it is a text for readers by JMS. Artemis does
-        not take a second one with the same _AMQ_DUPL_ID, and has to be told what a queue is: else
-        it throws away what nobody is subscribed to."""
-        options, number = self.options, '%s-%d-%d' % key
-        json = options.format in ('payload', 'flat')
-        headers = {'destination': stomp_destination(options.destination, frame.identity),
-                   'receipt': number, 'persistent': 'true' if options.persistent else 'false',
-                   'content-type': 'application/json' if json else 'text/plain'}
-        if self.artemis:
-            headers['_AMQ_DUPL_ID'] = number
-            for start, kind in (('/queue/', 'ANYCAST'), ('/topic/', 'MULTICAST')):
-                if headers['destination'].startswith(start):
-                    headers['destination-type'] = kind
-        headers.update(options.headers)
-        return stomp_frame('SEND', headers.items(), self.version, body)
+    def examine(self):
+        """Prepares the file for more blocks. Gives why it cannot be continued, or ''. Later: it is
+        none of ours, and stays where it is."""
+        head = yield Part(0, MOST_HEADER, self.link)
+        if self.is_empty(head):
+            return (yield from self.begin_anew())
+        try:
+            found, self.mark, self.start = avro_header_parts(head)
+        except ValueError:
+            if not head.startswith(AVRO_MAGIC):
+                raise Later('%s: is no Avro file and left alone, need another path' % self.path,
+                            MISSING_PAUSE)
+            return 'its header is damaged'
+        if found.get(b'avro.schema') != AVRO_SCHEMA.encode():
+            return 'its schema is another one'
+        if found.get(b'avro.codec', b'null') != self.options.codec.encode():
+            return 'its codec is another one'
+        return (yield from self.mend())
+
+    def is_empty(self, head):
+        """Whether there is nothing in it, or what a loss of power left of a header."""
+        return len(head) == self.size < len(self.begin) + AVRO_MARK and (
+            not head.strip(b'\0') or head[:len(self.begin)] == self.begin[:len(head)])
+
+    def begin_anew(self):
+        if self.size:
+            yield Truncate(0, self.link)
+        self.mark = yield Random(AVRO_MARK)
+        header = self.begin + self.mark
+        yield Send(header, self.link)
+        self.size = self.start = len(header)
+        return ''
+
+    def mend(self):
+        """Cuts off a block that was not written to its end. Gives why that cannot be done, or ''.
+        Only the file's end is looked at, for a file may be very large."""
+        for most in TAILS:
+            at = max(self.size - most, self.start - AVRO_MARK)
+            tail = yield Part(at, self.size - at, self.link)
+            end = avro_end(tail, self.mark, self.options.codec, avro_skip_point)
+            if end is not None:
+                break
+        else:
+            return 'its end is damaged'
+        if at + end < self.size:
+            yield Say('%s: cut off %d bytes of a block that was not written to its end' % (
+                self.path, self.size - at - end))
+            self.size = at + end
+            yield Truncate(self.size, self.link)
+        return ''
+
+    def put_aside(self, why=''):
+        """The file becomes PATH.N, N one more than the largest there is."""
+        folder, name = os.path.split(self.path)
+        found = yield Files(folder, name + '.')
+        numbers = [file_number(other) for other, when in found]
+        path = '%s.%d' % (self.path, max(numbers + [0]) + 1)
+        yield Rename(path, self.link)
+        yield Close(self.link)
+        self.link = None
+        if why:
+            yield Say('%s: %s, so it is %s now' % (self.path, why, path))
+
+    def thin_out(self):
+        """Removes the oldest closed files, all but those that are to be kept."""
+        if not self.options.keep:
+            return
+        try:
+            found = yield from self.closed(*file_globs(self.options.path, self.identity))
+            for when, number, path in sorted(found)[:-self.options.keep]:
+                yield Remove(path)
+        except OSError as error:                # no reason to stop: the points have their place
+            yield Say('cannot remove closed files: %s' % (error.strerror or error))
+
+    def closed(self, folder, globs):
+        """[(ns of the last change, N, path)] of files other than the one that is written; of two of
+        one moment the one without a number is the newer one."""
+        out = []
+        for name, when in (yield Files(folder, globs[0].partition('[')[0])):
+            path, number = os.path.join(folder, name), file_number(name)
+            if len(globs) > 1:
+                if when is None and glob(globs[0], name):
+                    out += yield from self.closed(path, globs[1:])
+            elif when is not None and path != self.path:
+                if number and glob(globs[0], name.rpartition('.')[0]):
+                    out.append((when, number, path))
+                elif glob(globs[0], name):
+                    out.append((when, 1 << 64, path))
+        return out
 
 
-def activemq_link(options):
-    """Where it is."""
-    for name in ('username', 'password', 'vhost', 'destination'):
-        if not options[name].isprintable():
-            raise ValueError('found a control character in %s, need none' % name)
-    if options.password and not options.username:
-        raise ValueError('found password without username, need both')
-    starts = [start for start in DESTINATIONS if options.destination.startswith(start)]
-    name = options.destination[len((starts or [''])[0]):]
-    if not name.strip() or options.destination.startswith('/') and not starts:
-        raise ValueError('found "destination": %s, need one such as "/queue/stats" (%s)' % (
-            json_text(options.destination), ', '.join(DESTINATIONS)))
-    if options.format == 'flat':
-        check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
-    tls = tls_files(options, options.tls)
-    return ('tcp', options.host, options.port or (61614 if tls else 61613), tls)
+def file_number(name):
+    """N of `NAME.N`, or 0."""
+    digits = name.rpartition('.')[2]
+    return int(digits) if digits.isdecimal() and len(digits) < 19 else 0
 
 
-@emitter('activemq', 'ActiveMQ, Artemis, RabbitMQ and other brokers, over STOMP', STREAM_OPTIONS + [
-    Option('destination', template, '/queue/statbadger',
-           'Queue or topic; may hold {cluster} and the like'),
-    Option('persistent', boolean, True, 'Messages survive a restart of the broker'),
-    Option('vhost', text, '', 'Virtual host, "/" for RabbitMQ; "" = what `host` says'),
-    Option('headers', stomp_headers, {}, 'More headers of each message, such as {"priority": "9"}'),
-    Option('heartbeat', seconds(0.1, 3600, or_zero=True), 10,
-           'Seconds between heart-beats while nothing else is said; 0 = none'),
-] + LOGIN_OPTIONS + SECURE_OPTIONS + MESSAGE_OPTIONS, 'acknowledged', activemq_link)
-def activemq(options, memory):
-    """A message per tick (or point), many on their way at a time, each with a receipt. What has one
-    does not go again; what has none does, and may be there twice, but for Artemis."""
-    encode, progress = messages(options), memory.setdefault(shape_of(options), Progress())
-    session = Stomp(options)
+def avro_link(options):
+    if options.codec == 'deflate':
+        try:
+            import zlib
+        except ImportError as error:
+            raise lacking(error)
+    return ('file', options.path)
+
+
+@emitter('avro', 'Avro object container files, a record per point', [
+    Option('path', file_template, 'statbadger-%Y%m%d.avro',
+           'File, its time in UTC; may hold {hostname} and the like'),
+    Option('codec', choice('null', 'deflate'), 'null', 'Compression'),
+    Option('max_bytes', whole(0, 1 << 62), 0,
+           'A file that would grow larger is closed and becomes PATH.1, PATH.2 ...; 0 = no limit'),
+    Option('keep', whole(0, 1000000), 0, 'Most closed files, the oldest are removed; 0 = all stay'),
+], 'acknowledged', avro_link)
+def avro(options, memory):
+    """A tick is acknowledged once it is on the disk."""
+    file = AvroFile(options, memory)
     while True:
-        frames = yield Next(session.idle() if session.link else None)
-        if session.link:
-            yield from session.attend()
-        for some in progress.missing(frames, encode, STOMP_MOST, STOMP_SIZE) if frames else ():
-            if not session.link:
-                yield from session.log_in()
-            yield Wait(0)                       # each exchange has its own time
-            yield from session.store(some, progress)
+        frames = yield Next()
+        yield from file.deliver(frames)
 
 
 # == 9 TRANSPORTS: sockets, pipes, files, the log; who performs the steps of a dialogue =========

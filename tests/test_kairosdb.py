@@ -107,7 +107,7 @@ def test_errors_of_no_point_are_errors_of_the_batch(error):
 
 @pytest.mark.parametrize('answer, error, wait', [
     ((401, {}, b'no'), Later, 300), ((404, {}, b'no'), Later, 60), ((500, {}, b'{"errors":["x"]}'), Later, 0),
-    ((503, {'retry-after': '9'}, b'no'), Later, 9), ((400, {}, b''), Refused, None), ((400, {}, b'{"errors":[]}'), Refused, None)])
+    ((503, {'retry-after': '9'}, b'no'), Later, 9), ((400, {}, b''), Later, 60), ((400, {}, b'{"errors":[]}'), Refused, None)])
 def test_answers_that_say_nothing_of_points(answer, error, wait):
     with pytest.raises(error) as caught:
         Script(dialogue(), [[frame(USER)]], [answer])
