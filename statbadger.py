@@ -368,7 +368,7 @@ class Files:
 
 
 class Remove:
-    """A file that nobody has a link to goes away."""
+    """A file goes away; EBUSY when somebody has it locked."""
     __slots__ = ('path',)
 
     def __init__(self, path):
@@ -8014,7 +8014,7 @@ class AvroFile:
 def file_number(name):
     """N of `NAME.N`, or 0."""
     digits = name.rpartition('.')[2]
-    return int(digits) if digits.isdecimal() and len(digits) < 19 else 0
+    return int(digits) if digits.isdecimal() and len(digits) < 10 else 0
 
 
 def avro_link(options):
@@ -8626,6 +8626,8 @@ class FileLink:
     @naming
     def rename(self, path):
         path = path_bytes(path)
+        if os.path.lexists(path):
+            raise OSError(errno.EEXIST, 'another file has the name that it would get')
         os.rename(self.path, path)
         self.path = path
         sync_folder(os.path.dirname(path))
@@ -8678,6 +8680,18 @@ def sync_folder(folder):
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
+    finally:
+        os.close(fd)
+
+
+def remove_file(path):
+    """See Remove in section 1."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        flock(fd, LOCK_EX | LOCK_NB)
+        os.unlink(path)
+    except BlockingIOError:
+        raise OSError(errno.EBUSY, '%s: somebody writes to it' % path.decode('utf-8', 'replace'))
     finally:
         os.close(fd)
 
@@ -9228,7 +9242,7 @@ class Exchange:
         Sync: on_link(lambda self, step, link: link.sync()),
         Rename: on_link(lambda self, step, link: link.rename(step.path)),
         Files: lambda self, step: files_in(step.folder, step.start),
-        Remove: lambda self, step: os.unlink(path_bytes(step.path)),
+        Remove: lambda self, step: remove_file(path_bytes(step.path)),
         Reject: lambda self, step: self.batches.reject(step),
         Say: lambda self, step: self.batches.note(step.text),
         Now: lambda self, step: time.time(),

@@ -1,6 +1,7 @@
 """Avro files: the bytes, the paths, and what the dialogue makes of what it finds; with real files in a folder."""
 import calendar
 import datetime
+import fcntl
 import json
 import os
 import random
@@ -793,3 +794,18 @@ def test_the_reader_of_these_tests_takes_nothing_that_is_torn():
         if n != Container(data).ends[0]:
             with pytest.raises(Wrong):
                 Container(data[:n])
+
+
+def test_the_file_that_another_agent_writes_is_not_removed_though_its_name_looks_like_a_closed_one(tmp_path):
+    """Hosts `web` and `web.1` with {hostname} for a path."""
+    deliver(tmp_path / 'web.1', [[tick(n)] for n in range(3)])
+    with open(str(tmp_path / 'web.1'), 'rb') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        deliver(tmp_path / 'web', [[tick(n)] for n in range(200)], keep=1, **sized())
+    assert len(read(tmp_path / 'web.1').records) == 3 * len(PLAIN.series)
+
+
+def test_no_number_of_a_closed_file_makes_two_files_one(tmp_path):
+    (tmp_path / ('x.' + '9' * 18)).write_bytes(b'mine')
+    deliver(tmp_path / 'x', [[tick(n)] for n in range(200)], **sized())
+    assert (tmp_path / ('x.' + '9' * 18)).read_bytes() == b'mine' and (tmp_path / 'x.2').exists()
