@@ -4391,11 +4391,24 @@ def check_username(name):
         raise ValueError('found a "username" with ":", which HTTP has no room for (RFC 7617)')
 
 
-def http_link(options, url=''):
-    """Where an HTTP peer is. url: when it is not the option of that name."""
+def web_modules():
+    """Imports http.client and urllib.request. Both can do without ssl (1.5 MB), for TLS is made
+    elsewhere here, and what they need without two compressors (0.4 MB): a name in sys.modules that
+    stands for None cannot be imported."""
+    spared = [name for name in ('ssl', 'bz2', 'lzma') if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(spared))
     try:
         import http.client
         import urllib.request
+    finally:
+        for name in spared:
+            del sys.modules[name]
+
+
+def http_link(options, url=''):
+    """Where an HTTP peer is. url: when it is not the option of that name."""
+    try:
+        web_modules()
     except ImportError as error:
         raise lacking(error)
     url = url or options.url
@@ -10040,6 +10053,10 @@ def load_user(chosen, method, log):
     if 'site' not in sys.modules:  # after the re-exec: user code may want what was installed
         import site
         site.main()
+    http = sys.modules.get('http.client')
+    if http and not hasattr(http, 'HTTPSConnection'):   # see web_modules()
+        for name in ('http.client', 'urllib.request', 'shutil'):
+            sys.modules.pop(name, None)
     folder, base = os.path.split(chosen.file)
     if folder not in sys.path:                  # files beside it; last, so that they hide nothing
         sys.path.append(folder)

@@ -278,8 +278,9 @@ def test_a_disk_that_does_not_want_to_is_asked_again_and_the_reason_said(tmp_pat
         def open(self, target, timeout, deadline):
             return Link(*target[1:])
     refusing = True
-    with Rig('avro', path=str(tmp_path / 'x')) as rig:
-        rig.sender.opener = Opener(None, None)
+    rig = Rig('avro', path=str(tmp_path / 'x'))
+    rig.sender.opener = Opener(None, None)
+    with rig:
         rig.tick(1, 2, 3)
         rig.until(lambda: rig.sender.failures > 3)
         assert names(tmp_path) == [] and os.strerror(code) in rig.said()
@@ -591,8 +592,9 @@ def test_a_file_that_is_deleted_before_it_is_on_the_disk_is_written_again(tmp_pa
         def open(self, target, timeout, deadline):
             return Link(*target[1:])
     deleting = [str(tmp_path / 'x')]
-    with Rig('avro', path=str(tmp_path / 'x')) as rig:
-        rig.sender.opener = Opener(None, None)
+    rig = Rig('avro', path=str(tmp_path / 'x'))
+    rig.sender.opener = Opener(None, None)
+    with rig:
         rig.tick(1)
         rig.settled()
     assert values(tmp_path / 'x') == [1]

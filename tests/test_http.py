@@ -4,11 +4,14 @@ import gzip
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from array import array
 
 import pytest
 import statbadger
+from conftest import ROOT
 from rig import LAYOUT, Rig, WHO, configured, role_of
 from sinks import free_port
 from standins import HttpStandin, InfluxStandin, Listener, certificates
@@ -495,3 +498,26 @@ def test_what_is_gzipped_is_the_body():
     options = configured('influxdb08').options
     headers, data = statbadger.http_body(options, {'Content-Type': 'a/b'}, 'text')
     assert gzip.decompress(data) == b'text' and headers['Content-Type'] == 'a/b' and len(LAYOUT.series) == 3
+
+
+def test_what_http_can_do_without_is_not_there_and_user_code_has_it_all_the_same(run, tmp_path):
+    (tmp_path / 'mine.py').write_text("""
+class mine:
+    def __init__(self, config, logger):
+        import shutil, urllib.request
+        logger('info', msg='https %s bz2 %s' % (hasattr(urllib.request, 'HTTPSHandler'), shutil._BZ2_SUPPORTED))
+    def emit_stats(self, payload, iteration):
+        pass
+""")
+    with HttpStandin() as server:
+        http = ['-m', 'load', '-n', '1', '-i', '0.1', '-e', 'influxdb08,url=http://127.0.0.1:%d' % server.port]
+        done = run(*http + ['-e', 'mine,file=%s' % (tmp_path / 'mine.py')])
+        assert done.code == 0 and 'https True bz2 True' in done.err
+        assert len(server.requests) == 1
+
+
+def test_http_brings_no_tls_along():
+    code = ('import sys; sys.path.insert(0, %r); import statbadger; statbadger.web_modules(); '
+            'print(sorted(n for n in sys.modules if n in ("ssl", "bz2", "lzma", "http.client"))); import ssl, bz2, lzma' % ROOT)
+    out = subprocess.check_output([sys.executable, '-S', '-c', code])
+    assert out.decode().strip() == "['http.client']"
