@@ -281,7 +281,7 @@ def test_a_chunk_of_less_than_nothing_is_no_answer():
         server.answer(raw=endless)
         with Rig('influxdb08', url='http://127.0.0.1:%d' % server.port) as rig:
             rig.tick(1)
-            rig.until(lambda: 'no HTTP' in rig.said())
+            rig.until(lambda: 'no HTTP' in rig.said() or 'cut off' in rig.said())     # before 3.10 it reads by the piece
 
 
 @pytest.mark.parametrize('status', [400, 422])
