@@ -1,11 +1,11 @@
 #!/bin/sh
 # Runs the tests on every Python from 3.6 up that is found: on PATH and where pyenv keeps them.
-# A virtual environment for each is kept in .venv/.
+# A virtual environment for each is kept in .venv/. PYTHONS="6 13": only these minor versions.
 set -u
 cd "$(dirname "$0")/.."
 failed=''
 ran=''
-for minor in 6 7 8 9 10 11 12 13 14; do
+for minor in ${PYTHONS:-6 7 8 9 10 11 12 13 14}; do
     found=''
     for python in "$HOME"/.pyenv/versions/3.$minor.*/bin/python3 "$(command -v python3.$minor 2>/dev/null)"; do
         if [ -x "$python" ] && "$python" -c "import sys; sys.exit(sys.version_info[:2] != (3, $minor))" 2>/dev/null; then
