@@ -35,7 +35,7 @@ servers() {
     done
     for server in influxdb08 influxdb18 avro sqs kairosdb opentsdb 'druid 33.0.0' jeromq artemis; do
         set -- $server
-        [ ! -f "$here/$1.sh" ] || sh "$here/$1.sh" $2
+        [ ! -f "$here/$1.sh" ] || sh "$here/$1.sh" ${2:-}
     done
 }
 
