@@ -18,10 +18,10 @@ test: $(VENV)/done  ## The tests that need no server and no root, under a minute
 peers: $(VENV)/done  ## The real servers: installed, started, spoken to, read back
 	$(VENV)/bin/pip install -q --disable-pip-version-check -r tests/peers/requirements.txt
 	sh tests/peers/install.sh
-	$(VENV)/bin/python -m pytest -q -p no:cacheprovider tests/peers $(ARGS)
+	$(VENV)/bin/python -m pytest -q -p no:cacheprovider -n 2 --dist loadfile tests/peers $(ARGS)
 
 test-all:  ## The same tests on every Python from 3.6 up that is found
-	sh tests/all_pythons.sh
+	sh tests/all_pythons.sh $(ARGS)
 
 golden: $(VENV)/done  ## Rewrite tests/golden; git diff shows what changed
 	GOLDEN=rewrite $(VENV)/bin/python -m pytest -q -p no:cacheprovider tests/test_golden.py

@@ -128,9 +128,10 @@ def role(chosen=None, talk=None, delivery='sent', target=('none',), secrets=()):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Spreads the tests of a file over all workers: those that mostly wait stand together in theirs."""
+    """Spreads the tests of a file over all workers: those that mostly wait stand together in theirs. A file of tests
+    of a real server stays with the worker that has started it."""
     if hasattr(config, 'workerinput'):
-        items.sort(key=lambda item: zlib.crc32(item.nodeid.encode()))
+        items.sort(key=lambda item: 0 if 'peers' in item.nodeid else zlib.crc32(item.nodeid.encode()))
 
 
 def pytest_terminal_summary(terminalreporter):
