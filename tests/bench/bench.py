@@ -301,7 +301,7 @@ def kinds_of_emitters(folder):
         ('opentsdb', standins_tsdb.OpenTsdbStandin(), 'opentsdb,port=%d', requests),
         ('opentsdb telnet', standins_tsdb.OpenTsdbTelnet(), 'opentsdb,protocol=telnet,port=%d', lambda s: len(s.points)),
         ('kairosdb', standins_tsdb.KairosStandin(), 'kairosdb,port=%d', requests),
-        ('druid', standins_druid.DruidStandin(), 'druid,flush=5,' + url, requests),
+        ('druid', standins_druid.DruidStandin(), 'druid,flush=10,' + url, requests),
         ('redis', standins_redis.RedisStandin(), 'redis,port=%d', lambda s: len(s.commands)),
         ('rabbitmq', standins_rabbitmq.AmqpStandin(), 'rabbitmq,port=%d', lambda s: len(s.queues['statbadger'])),
         ('activemq', standins_stomp.StompStandin(), 'activemq,port=%d', lambda s: len(s.sent)),

@@ -221,7 +221,8 @@ def make(tsdb, *metrics):
 
 @pytest.mark.parametrize('protocol', PROTOCOLS)
 def test_a_server_that_makes_no_metrics_is_waited_for_until_it_knows_one(run, tsdb, strict, tmp_path, protocol):
-    names = ['%s.%s' % (protocol, name) for name in ('one', 'two', 'three')]
+    run_of = int(time.time())                   # no metric of an attempt before this one is known
+    names = ['%s.%s.%d' % (protocol, name, run_of) for name in ('one', 'two', 'three')]
     path = config(tmp_path, 'opentsdb', own_module(tmp_path, [(name, 1) for name in names]), port=strict.port,
                   protocol=protocol, timeout=5)
     done = run('-f', path, '-n', 2, '-i', 0.2)
