@@ -12,7 +12,7 @@ $(VENV)/done: tests/requirements.txt
 	$(VENV)/bin/pip install -q --disable-pip-version-check -r tests/requirements.txt
 	@touch $@
 
-test: $(VENV)/done  ## The tests that need no server and no root, under a minute
+test: $(VENV)/done  ## The tests that need no server and no root, in a minute or two
 	$(VENV)/bin/python -m pytest -q -p no:cacheprovider -n 8 --ignore=tests/peers tests $(ARGS)
 
 peers: $(VENV)/done  ## The real servers: installed, started, spoken to, read back
