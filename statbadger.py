@@ -2825,6 +2825,11 @@ def json_part(data, *path):
     return value
 
 
+def sized_bytes(data):
+    """Bytes behind their 32-bit length, big-endian."""
+    return struct.pack('>I', len(data)) + data
+
+
 class Fields:
     """Reads the big-endian fields of a binary reply, one after the other; OSError when it ends too
     early or makes no sense."""
@@ -3001,11 +3006,6 @@ def short_string(text):
     return struct.pack('>B', len(data)) + data
 
 
-def long_string(data):
-    """Bytes behind their 32-bit length."""
-    return struct.pack('>I', len(data)) + data
-
-
 def field_table(fields):
     """A table of [(name, text, boolean or such a list)]."""
     out = []
@@ -3013,11 +3013,11 @@ def field_table(fields):
         if isinstance(value, bool):
             data = b't' + struct.pack('>B', value)
         elif isinstance(value, str):
-            data = b'S' + long_string(utf8(value))
+            data = b'S' + sized_bytes(utf8(value))
         else:
             data = b'F' + field_table(value)
         out.append(short_string(name) + data)
-    return long_string(b''.join(out))
+    return sized_bytes(b''.join(out))
 
 
 def amqp_frame(kind, channel, payload):
@@ -3523,9 +3523,7 @@ class Template:
     def text(self, frame):
         """The lines of a frame, with TIME still in them."""
         layout, identity, template, pick = self.entry_of(frame)
-        values = frame_values(frame)
-        if pick is not None:
-            values = [values[i] for i in pick]
+        values = picked(frame_values(frame), pick)
         try:
             text = template % tuple(values)
         except ValueError:  # a hole where a whole number goes: %d does not take NaN
@@ -3548,14 +3546,19 @@ class Template:
 
     def entry(self, layout, identity):
         pick = self.keep and [i for i, s in enumerate(layout.series) if self.keep(s.flat)]
-        series = layout.series if pick is None else [layout.series[i] for i in pick]
+        series = picked(layout.series, pick)
         template = ''.join(self.lines(series, identity, map(number_format, series)))
         return layout, identity, template, pick
 
     def wide(self, layout, identity, pick):
         """The template with %s for every value."""
-        series = layout.series if pick is None else [layout.series[i] for i in pick]
+        series = picked(layout.series, pick)
         return ''.join(self.lines(series, identity, ['%s'] * len(series)))
+
+
+def picked(all, pick):
+    """Those with these indices; None: all."""
+    return all if pick is None else [all[i] for i in pick]
 
 
 def frame_values(frame):
@@ -3806,20 +3809,6 @@ def influx_lines(text, stamp):
     return ''.join([influx_line(head, fields, stamp) for head, fields in influx_parts(text)])
 
 
-def influx_bodies(template, frames, most=1 << 20):
-    """(from which frame, to which, lines) for as many frames as fit in so many characters. 1 MiB
-    is about the 5,000 lines that are advised, and less than what any server takes."""
-    start, texts, size = 0, [], 0
-    for i, frame in enumerate(frames):
-        text = influx_lines(template.text(frame), frame.time_ms)
-        if size and size + len(text) > most:
-            yield start, i, ''.join(texts)
-            start, texts, size = i, [], 0
-        texts.append(text)
-        size += len(text)
-    yield start, len(frames), ''.join(texts)
-
-
 def influx_datagrams(text, time_ms, most):
     """([bytes of whole lines, at most so many], how many points fit in none). A line that is too
     long goes as several with the same head and time: they are one point to the server. Nanoseconds,
@@ -4020,14 +4009,14 @@ class AvroPoints(Template):
     def records(self, frame):
         """[bytes] of its points, holes left out."""
         layout, identity, who, pick, numbers, each, heads, tails = self.entry_of(frame)
-        values = frame.values if pick is None else [frame.values[i] for i in pick]
+        values = picked(frame.values, pick)
         start = varint(frame.time_ms) + who
         return [start + head + number + tail for head, number, tail, value in zip(
             heads, each.unpack(numbers.pack(*values)), tails, values) if value == value]
 
     def entry(self, layout, identity):
         pick = self.keep and [i for i, s in enumerate(layout.series) if self.keep(s.flat)]
-        series = layout.series if pick is None else [layout.series[i] for i in pick]
+        series = picked(layout.series, pick)
         once = memo()
         who = b''.join([avro_bytes(utf8(identity[key])) for key in IDENTITY_KEYS])
         return (layout, identity, who, pick, struct.Struct('<%dd' % len(series)),
@@ -4135,19 +4124,6 @@ def druid_rows(options):
     return lambda frame: rows.text(frame).replace(TIME, '%d' % frame.time_ms)
 
 
-def druid_parts(rows, frames, most):
-    """([frames], their rows) for as many as fit in so many characters, in order."""
-    first, texts, size = 0, [], 0
-    for i, frame in enumerate(frames):
-        text = rows(frame)
-        if size and size + len(text) > most:
-            yield frames[first:i], ''.join(texts)
-            first, texts, size = i, [], 0
-        texts.append(text)
-        size += len(text)
-    yield frames[first:], ''.join(texts)
-
-
 def druid_schema(datasource, tags, times):
     """The dataSchema. `value` is a double, whatever a segment's first rows hold: a column of both
     kinds of numbers would differ from segment to segment. Columns that are not named here, labels
@@ -4163,7 +4139,6 @@ def druid_schema(datasource, tags, times):
 def druid_task(name, schema, rows):
     """JSON of a task that appends the rows, all or none of them. Without appendToExisting it would
     replace the hour, without useConcurrentLocks only one host could write at a time."""
-    data = rows.rstrip('\n').replace('\\', '\\\\').replace('"', '\\"').replace('\n', '\\n')
     task = {
         'type': 'index_parallel', 'id': name, 'context': {'useConcurrentLocks': True}, 'spec': {
             'dataSchema': schema,
@@ -4172,7 +4147,7 @@ def druid_task(name, schema, rows):
                          'inputSource': {'type': 'inline', 'data': ''}},
             'tuningConfig': {'type': 'index_parallel', 'partitionsSpec': {'type': 'dynamic'},
                              'maxParseExceptions': 0}}}
-    return json_value(task).replace('"data": ""', '"data": "%s"' % data)
+    return json_value(task).replace('"data": ""', '"data": ' + long_json_text(rows.rstrip('\n')))
 
 
 def druid_supervisor(datasource, tags, topic, consumer):
@@ -4186,6 +4161,20 @@ def druid_supervisor(datasource, tags, topic, consumer):
                      'consumerProperties': consumer, 'useEarliestOffset': True, 'taskCount': 1,
                      'replicas': 1, 'taskDuration': 'PT1H'},
         'tuningConfig': {'type': 'kafka', 'logParseExceptions': True}}}
+
+
+def text_parts(text_of, frames, most):
+    """([frames], their texts as one) for as many as fit in so many characters, in order; one that
+    is larger stands alone."""
+    first, texts, size = 0, [], 0
+    for i, frame in enumerate(frames):
+        text = text_of(frame)
+        if size and size + len(text) > most:
+            yield frames[first:i], ''.join(texts)
+            first, texts, size = i, [], 0
+        texts.append(text)
+        size += len(text)
+    yield frames[first:], ''.join(texts)
 
 
 def memo():
@@ -4352,6 +4341,12 @@ def check_tags(tags, taken, why):
         raise ValueError('found a tag %s, need another name: %s' % (json_text(both[0]), why))
 
 
+def check_messages(options):
+    """The same for what goes through a broker."""
+    if options.format == 'flat':
+        check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
+
+
 def check_distinct(tags, spelt, how):
     """Raises ValueError when two tags are spelt the same there: one would hide the other."""
     names = {}
@@ -4428,6 +4423,13 @@ def http_body(options, headers, text, told=('Content-Encoding', 'gzip')):
 def http_head(options, headers):
     """These headers, and those that every request has."""
     return dict(dict({'User-Agent': 'statbadger/' + VERSION}, **headers), **options.headers)
+
+
+def login_headers(options):
+    """The header that shows name and password (RFC 7617), {} without them."""
+    if not (options.username or options.password):
+        return {}
+    return {'Authorization': basic('%s:%s' % (options.username, options.password))}
 
 
 def words_of(data):
@@ -4613,6 +4615,7 @@ INFLUX_MISSING = ('database not found', 'retention policy not found', 'Adding a 
 INFLUX_BEYOND = 'limit exceeded'
 INFLUX_WRONG = ('unable to parse', 'failed to parse', 'parsing', 'field type conflict',
                 INFLUX_BEYOND)
+INFLUX_MOST = 1 << 20           # characters in a POST: some 5,000 lines, as is advised
 INFLUX_QUEUED = 'hinted handoff queue not empty'        # a cluster of 1.x has it and passes it on
 
 
@@ -4687,20 +4690,24 @@ def influx_posted(template, options):
     """All ticks of a batch in one POST, or in few. What was refused of one is told and never sent
     again: the rest of it is stored."""
     path, ours = influx_path(options), influx_headers(options)
+
+    def text_of(frame):
+        return influx_lines(template.text(frame), frame.time_ms)
     while True:
-        frames = yield Next()
-        for start, end, text in influx_bodies(template, frames):
+        frames, done = (yield Next()), 0
+        for part, text in text_parts(text_of, frames, INFLUX_MOST):
             if text:
                 yield Wait(0)                   # each exchange has its own time
                 headers, data = http_body(options, ours, text)
                 status, headers, body = yield Request('POST', path, headers, data)
                 said, numbers = influx_said(body)
                 if influx_stored(options, status, headers, body, said, (yield Now())):
-                    lines = [(frame, head, fields) for frame in frames[start:end]
+                    lines = [(frame, head, fields) for frame in part
                              for head, fields in influx_parts(template.text(frame))]
                     for frame, points in influx_refused(said, numbers, lines):
                         yield Reject(frame, said, points)
-            yield Done(end)
+            done += len(part)
+            yield Done(done)
 
 
 def influx_path(options):
@@ -4718,9 +4725,7 @@ def influx_headers(options):
     headers = {'Content-Type': 'text/plain; charset=utf-8'}
     if options.token:
         headers['Authorization'] = 'Token ' + options.token
-    elif options.username or options.password:
-        headers['Authorization'] = basic('%s:%s' % (options.username, options.password))
-    return headers
+    return dict(login_headers(options), **headers)
 
 
 def influx_said(body):
@@ -4991,12 +4996,9 @@ def put_body(options, texts, many, good, path, told, most, refusals):
     """Posts as many of the texts, from the first on, as go into a body, and fewer when the server
     does not say which are to blame: what it had stored it stores again. good: whether it has taken
     any point before. Gives (how many went, how many to try next, {index: why it is refused})."""
-    login = {}
-    if options.username or options.password:
-        login['Authorization'] = basic('%s:%s' % (options.username, options.password))
+    ours = dict(login_headers(options), **{'Content-Type': 'application/json'})
     while True:
-        headers, body = http_body(options, dict(login, **{'Content-Type': 'application/json'}),
-                                  '[%s]' % ','.join(texts), told)
+        headers, body = http_body(options, ours, '[%s]' % ','.join(texts), told)
         size, fits = len(texts), len(body) <= most
         room = max(1, size * most * 9 // (len(body) * 10))
         refused, why = None, 'a point of more than %d bytes' % most
@@ -5213,7 +5215,7 @@ def druid_store(options, state, rows, frames):
     ready = sum(map(state.has, frames))
     if ready:
         yield Done(ready)
-    for part, text in druid_parts(rows, frames[ready:], state.most):
+    for part, text in text_parts(rows, frames[ready:], state.most):
         if text:
             name = druid_name(options.datasource, part, text, state.failed)
             schema = druid_schema(options.datasource, options.tags, 'millis')
@@ -5462,11 +5464,6 @@ def kafka_text(text):
     """A text behind its 16-bit length."""
     data = text.encode()
     return struct.pack('>h', len(data)) + data
-
-
-def kafka_bytes(data):
-    """Bytes behind their 32-bit length."""
-    return struct.pack('>i', len(data)) + data
 
 
 def kafka_topic(template, identity):
@@ -5920,7 +5917,7 @@ class Kafka:
     def wrapped_token(self, broker, token):
         """What SaslAuthenticate answers to a token."""
         version = min(1, broker.apis[SASL_AUTHENTICATE][1])
-        reply = yield from self.ask(broker, SASL_AUTHENTICATE, version, kafka_bytes(token))
+        reply = yield from self.ask(broker, SASL_AUTHENTICATE, version, sized_bytes(token))
         code, text, answer = reply.int16(), reply.text(), reply.bytes()
         if code:
             raise at_place(Later(text or 'wrong user name or password', CREDENTIALS_PAUSE),
@@ -5931,7 +5928,7 @@ class Kafka:
     def bare_token(self, broker, token):
         """What comes back for a token; a broker that does not like one closes without a word."""
         try:
-            yield Send(kafka_bytes(token), broker.link)
+            yield Send(sized_bytes(token), broker.link)
             return (yield from self.sized(broker.link))
         except ConnectionError:
             raise at_place(Later('closed after the password: it may be wrong', MISSING_PAUSE),
@@ -6032,8 +6029,7 @@ def kafka_link(options):
             import hashlib
         except ImportError as error:
             raise lacking(error)
-    if options.format == 'flat':
-        check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
+    check_messages(options)
     return ('tcp', options.brokers, 0, tls_files(options, options.tls))
 
 
@@ -6186,8 +6182,7 @@ def redis_link(options):
         raise ValueError('found username without password, need both, or a password alone')
     if not options.key:
         raise ValueError('found "key": "", need a name')
-    if options.format == 'flat':
-        check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
+    check_messages(options)
     tls = tls_files(options, options.tls)
     if not options.socket:
         return ('tcp', options.host, options.port or 6379, tls)
@@ -6345,7 +6340,7 @@ class Amqp:
                         ('connection.blocked', True),
                         ('authentication_failure_close', True)])]),
                 short_string(mechanism),
-                long_string(b'' if mechanism == 'EXTERNAL' else login),     # RFC 4422, 4616
+                sized_bytes(b'' if mechanism == 'EXTERNAL' else login),     # RFC 4422, 4616
                 short_string('en_US')))), self.link)
             return (yield from self.expect(CONNECTION_TUNE))[1]
         except ConnectionResetError:            # what the specification wants, and says no word
@@ -6612,8 +6607,7 @@ def rabbitmq_link(options):
                 name, len(utf8(options[name])), MOST_SHORT))
     if options.sasl == 'external' and not options.tls_cert:
         raise ValueError('found "sasl": "external" without tls_cert, need a certificate to show')
-    if options.format == 'flat':
-        check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
+    check_messages(options)
     tls = tls_files(options, options.tls)
     return ('tcp', options.host, options.port or (5671 if tls else 5672), tls)
 
@@ -6855,8 +6849,7 @@ def activemq_link(options):
     if not name.strip() or options.destination.startswith('/') and not starts:
         raise ValueError('found "destination": %s, need one such as "/queue/stats" (%s)' % (
             json_text(options.destination), ', '.join(DESTINATIONS)))
-    if options.format == 'flat':
-        check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
+    check_messages(options)
     tls = tls_files(options, options.tls)
     return ('tcp', options.host, options.port or (61614 if tls else 61613), tls)
 
@@ -6918,7 +6911,7 @@ class ZmqPeer:
         self.mechanism = 'NULL' if self.login == b'\0\0' else 'PLAIN'
         self.greeting = zmtp_greeting(self.mechanism.encode(),
                                       self.bind and self.mechanism == 'PLAIN')
-        self.properties = zmtp_short(b'Socket-Type') + struct.pack('>I', len(name)) + name.encode()
+        self.properties = zmtp_short(b'Socket-Type') + sized_bytes(name.encode())
 
     def wants(self, topic):
         """Whether what is sent under this topic is for it."""
@@ -7250,8 +7243,7 @@ def zeromq_link(options):
         if len(utf8(options[name])) > 255:
             raise ValueError('found a %s of %d bytes, need 255 at most' % (
                 name, len(utf8(options[name]))))
-    if options.format == 'flat':
-        check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
+    check_messages(options)
     if options.bind:
         return ('bind', host, number, options.pattern == 'push')
     return ('tcp', host, number, None)
@@ -7401,8 +7393,7 @@ def sqs_link(options):
         raise ValueError('found no region in the host of queue_url, need "region" or AWS_REGION')
     if not is_word(region) or '/' in region:
         raise ValueError('found region %s, need one such as "eu-west-1"' % json_text(region))
-    if options.format == 'flat':
-        check_tags(options.tags, FLAT_KEYS, 'flat messages have that key anyway')
+    check_messages(options)
     try:
         import hashlib
     except ImportError as error:
@@ -9147,6 +9138,7 @@ class Exchange:
                 self.shut(link)
                 error.link = link
                 raise
+
     def part(self, goodbye):
         """The last word, and a moment for the peer to say or do something about it."""
         if goodbye and goodbye.link in self.links:

@@ -90,7 +90,7 @@ def test_whatever_a_host_calls_things_its_rows_stay_rows(server):
 
 def parts(texts, most):
     frames = [frame(n) for n in range(1, len(texts) + 1)]
-    found = list(statbadger.druid_parts(lambda f: texts[f.iteration - 1], frames, most))
+    found = list(statbadger.text_parts(lambda f: texts[f.iteration - 1], frames, most))
     assert sum((part for part, text in found), []) == frames
     return [text for part, text in found]
 

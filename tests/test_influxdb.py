@@ -48,8 +48,9 @@ def refused(rig):
 
 def lines_of(*frames, **tags):
     template = statbadger.Template(statbadger.influx_fields(tags), statbadger.VALUE + 'nan')
-    (start, end, text), = statbadger.influx_bodies(template, frames)
-    assert (start, end) == (0, len(frames))
+    (part, text), = statbadger.text_parts(
+        lambda one: statbadger.influx_lines(template.text(one), one.time_ms), frames, statbadger.INFLUX_MOST)
+    assert part == frames
     return text
 
 
