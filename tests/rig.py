@@ -32,6 +32,41 @@ def role_of(chosen, before=None):
     return agent.role_of(chosen, before)
 
 
+class Played:
+    """A dialogue whose steps are performed without any link, by perform(step) of a class of its own.
+
+    .steps: all of them, .failure: the OSError or Refused that ended it, or None.
+    """
+
+    def play(self, dialogue):
+        """Until it ends, or perform() raises StopIteration."""
+        self.steps, self.failure = [], None
+        answer = failure = None
+        try:
+            while True:
+                step = dialogue.send(answer) if failure is None else dialogue.throw(failure)
+                answer = failure = None
+                self.steps.append(step)
+                try:
+                    answer = self.perform(step)
+                except OSError as error:
+                    failure = error
+        except StopIteration:
+            pass
+        except (OSError, statbadger.Refused) as error:
+            self.failure = error
+        dialogue.close()
+
+    def all(self, kind):
+        return [step for step in self.steps if isinstance(step, kind)]
+
+    def done(self):
+        return [step.n for step in self.all(statbadger.Done)]
+
+    def rejected(self):
+        return [(step.frame.seq, step.points) for step in self.all(statbadger.Reject)]
+
+
 class HastyClock(statbadger.Clock):
     """Real time, and what pauses have skipped. skipped: seconds of each."""
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 import statbadger
-from rig import LAYOUT, Rig, WHO, configured, role_of
+from rig import LAYOUT, Played, Rig, WHO, configured, role_of
 from standins import certificates
 from standins_stomp import StompStandin, unescaped
 from statbadger import Available, Close, Dial, Done, Later, Next, Now, Read, Refused, Reject, Say, Send, Wait
@@ -104,7 +104,7 @@ def test_what_an_error_says(headers, body, words):
 
 # -- the dialogue --------------------------------------------------------------------------------
 
-class Script:
+class Script(Played):
     """Performs the steps of a dialogue against answers that are there in full; .sent is what went out, in order.
 
     answers: bytes for each Send, or a function of what was sent; None breaks it. now: seconds of the clock.
@@ -113,23 +113,9 @@ class Script:
     def __init__(self, batches, answers, memory=None, now=(), **options):
         chosen = configured('activemq', **options)
         self.batches, self.answers, self.input, self.now = list(batches), list(answers), b'', list(now)
-        self.sent, self.steps, self.failure, self.dialled = [], [], None, 0
+        self.sent, self.dialled = [], 0
         dialogue = statbadger.activemq(chosen.options, {} if memory is None else memory)
-        answer = failure = None
-        try:
-            while True:
-                step = dialogue.send(answer) if failure is None else dialogue.throw(failure)
-                answer = failure = None
-                self.steps.append(step)
-                try:
-                    answer = self.perform(step)
-                except OSError as error:
-                    failure = error
-        except StopIteration:
-            pass
-        except (OSError, Refused) as error:
-            self.failure = error
-        dialogue.close()
+        self.play(dialogue)
 
     def perform(self, step):
         if isinstance(step, Next):
@@ -163,15 +149,6 @@ class Script:
         else:
             assert isinstance(step, (Done, Wait, Close, Reject, Say))
         return None
-
-    def all(self, kind):
-        return [step for step in self.steps if isinstance(step, kind)]
-
-    def done(self):
-        return [step.n for step in self.all(Done)]
-
-    def rejected(self):
-        return [(step.frame.seq, step.points) for step in self.all(Reject)]
 
 
 def receipt(number, run='run', part=0):

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import statbadger
-from rig import LAYOUT, Rig, WHO, configured, role_of
+from rig import LAYOUT, Played, Rig, WHO, configured, role_of
 from standins import certificates
 from standins_redis import RedisStandin
 from statbadger import Available, Close, Dial, Done, Later, Line, Next, Read, Refused, Reject, Say, Send, Wait
@@ -30,7 +30,7 @@ def test_a_command_is_an_array_of_bulk_strings():
     assert statbadger.resp_command((b'a\r\n$1', b'\0')) == b'*2\r\n$5\r\na\r\n$1\r\n$1\r\n\0\r\n'
 
 
-class Script:
+class Script(Played):
     """Performs the steps of a dialogue against answers that are there in full; .sent is what went out, in order.
 
     answers: bytes for each Send, an OSError that is thrown at the next read instead, or None for a Send that breaks.
@@ -39,23 +39,9 @@ class Script:
     def __init__(self, batches, answers, memory=None, **options):
         chosen = configured('redis', **options)
         self.batches, self.answers, self.input = list(batches), list(answers), b''
-        self.sent, self.steps, self.failure, self.broken, self.dialled = [], [], None, None, 0
+        self.sent, self.broken, self.dialled = [], None, 0
         dialogue = statbadger.redis(chosen.options, {} if memory is None else memory)
-        answer = failure = None
-        try:
-            while True:
-                step = dialogue.send(answer) if failure is None else dialogue.throw(failure)
-                answer = failure = None
-                self.steps.append(step)
-                try:
-                    answer = self.perform(step)
-                except OSError as error:
-                    failure = error
-        except StopIteration:
-            pass
-        except (OSError, Refused) as error:
-            self.failure = error
-        dialogue.close()
+        self.play(dialogue)
 
     def perform(self, step):
         if isinstance(step, Next):
@@ -89,15 +75,6 @@ class Script:
             raise self.broken or ConnectionResetError(errno.ECONNRESET, 'closed by the peer')
         data, self.input = self.input[:n], self.input[n:]
         return data
-
-    def all(self, kind):
-        return [step for step in self.steps if isinstance(step, kind)]
-
-    def done(self):
-        return [step.n for step in self.all(Done)]
-
-    def rejected(self):
-        return [(step.frame.seq, step.points) for step in self.all(Reject)]
 
 
 PAYLOAD = (b'{"datacenter": "EC2", "region": "", "zone": "", "cluster": "test", "hostname": "n1", "ipv4": "10.10.10.2", '
