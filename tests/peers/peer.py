@@ -120,6 +120,27 @@ def large_recording(folder, large):
         path.write_text(heading + ''.join(lines))
 
 
+HEADING = b'Inter-|   Receive    |  Transmit\n face |bytes packets|bytes packets\n'
+
+
+def hostile_table(form, known, columns, growth):
+    """Lines of a kernel file for these names, each with numbers of its own."""
+    return b''.join(form % (name, b' '.join(b'%d' % ((c + 1) * (i + 3) * growth) for c in range(columns)))
+                    for i, name in enumerate(known))
+
+
+def hostile_host(folder, interfaces, devices, hostname):
+    """Four snapshots of a host whose interfaces and disks are called so; the folder they are in."""
+    for tick in range(4):
+        top, growth = folder / 'recording' / ('%d.000' % (1700000000 + tick)), tick * tick + 1
+        (top / 'proc/sys/kernel').mkdir(parents=True)
+        (top / 'proc/net').mkdir()
+        (top / 'proc/net/dev').write_bytes(HEADING + hostile_table(b'%6s: %s\n', interfaces, 16, growth))
+        (top / 'proc/diskstats').write_bytes(hostile_table(b'   8 0 %s %s\n', devices, 11, growth))
+        (top / 'proc/sys/kernel/hostname').write_bytes(hostname)
+    return folder / 'recording'
+
+
 def accepts(port):
     """Whether a TCP connection to that port of 127.0.0.1 succeeds."""
     with socket.socket() as sock:

@@ -15,7 +15,8 @@ import urllib.request
 import pytest
 from conftest import TESTS
 from influxdb08_server import PATIENCE, InfluxDB08, below
-from peer import (Peer, accepts, command, ended, finished_well, free_port, live, payloads, require, until_ticks)
+from peer import (Peer, accepts, command, ended, finished_well, free_port, hostile_host, live, payloads, require,
+                  until_ticks)
 from standins import HttpStandin, Proxy, certificates
 
 IDENTITY = {'datacenter': 'EC2', 'region': 'us-west-1', 'zone': '', 'cluster': 'te.st',
@@ -235,25 +236,10 @@ INTERFACES = [b'eth0.100', b'q"uo\'te', b'back\\slash', b'semi;colon=1', b'per%d
               b'ctl\x01\x1c\x7f', 'gr\u00fc\u00df'.encode(), 'ls\u2028\u0085x'.encode(), b'by\xff\xfe\x80']
 DEVICES = [b'cciss/c0d0', b'odd!disk', b'q"uo\'te', b'semi;colon', b'a%s', b'back\\', b'~', b'/re.*/',
            'k\u00fch'.encode(), b'\xf0\x9f\x92\xbe']
-HEADING = b'Inter-|   Receive    |  Transmit\n face |bytes packets|bytes packets\n'
-
-
-def hostile_table(form, known, columns, growth):
-    """Lines of a kernel file for these names, each with numbers of its own."""
-    return b''.join(form % (name, b' '.join(b'%d' % ((c + 1) * (i + 3) * growth) for c in range(columns)))
-                    for i, name in enumerate(known))
 
 
 def hostile_recording(folder):
-    """Four snapshots of a host whose interfaces and disks are called so."""
-    for tick in range(4):
-        top, growth = folder / 'recording' / ('%d.000' % (1700000000 + tick)), tick * tick + 1
-        (top / 'proc/sys/kernel').mkdir(parents=True)
-        (top / 'proc/net').mkdir()
-        (top / 'proc/net/dev').write_bytes(HEADING + hostile_table(b'%6s: %s\n', INTERFACES, 16, growth))
-        (top / 'proc/diskstats').write_bytes(hostile_table(b'   8 0 %s %s\n', DEVICES, 11, growth))
-        (top / 'proc/sys/kernel/hostname').write_bytes(b'h;"o\\\n')
-    return folder / 'recording'
+    return hostile_host(folder, INTERFACES, DEVICES, b'h;"o\\\n')
 
 
 def test_interfaces_and_disks_with_hostile_names_are_the_ones_meant(run, influx, database, tmp_path):

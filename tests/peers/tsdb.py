@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 
 from conftest import TESTS
+from peer import hostile_host
 from standins import HttpStandin
 
 IDENTITY = {'datacenter': 'EC2', 'region': 'us-west-1', 'zone': '', 'cluster': 'te st', 'hostname': 'n1.example.net',
@@ -106,25 +107,10 @@ INTERFACES = [b'eth0.100', b'q"uo\'te', b'back\\slash', b'semi;colon=1', b'per%d
               'ls\u2028\u0085'.encode(), b'by\xff\xfe\x80']
 DEVICES = [b'cciss/c0d0', b'odd!disk', b'quo"te', b'semi;colon=', b'a%s%', b'back\\', b'~~~', b'/re.*/',
            'k\u00fchlschrank'.encode()]
-HEADING = b'Inter-|   Receive    |  Transmit\n face |bytes packets|bytes packets\n'
-
-
-def hostile_table(form, known, columns, growth):
-    """Lines of a kernel file for these names, each with numbers of its own."""
-    return b''.join(form % (name, b' '.join(b'%d' % ((c + 1) * (i + 3) * growth) for c in range(columns)))
-                    for i, name in enumerate(known))
 
 
 def hostile_recording(folder):
-    """Four snapshots of a host whose interfaces and disks are called so."""
-    for tick in range(4):
-        top, growth = folder / 'recording' / ('%d.000' % (1700000000 + tick)), tick * tick + 1
-        (top / 'proc/sys/kernel').mkdir(parents=True)
-        (top / 'proc/net').mkdir()
-        (top / 'proc/net/dev').write_bytes(HEADING + hostile_table(b'%6s: %s\n', INTERFACES, 16, growth))
-        (top / 'proc/diskstats').write_bytes(hostile_table(b'   8 0 %s %s\n', DEVICES, 11, growth))
-        (top / 'proc/sys/kernel/hostname').write_bytes(b'unused\n')
-    return folder / 'recording'
+    return hostile_host(folder, INTERFACES, DEVICES, b'unused\n')
 
 
 OWN = '''
