@@ -68,6 +68,7 @@ SERVICES = {                                    # name: (heap, direct memory, wh
         'druid.indexer.queue.maxTaskPayloadSize': '5MiB',
         'druid.indexer.runner.type': 'httpRemote',
         'druid.indexer.runner.taskCleanupTimeout': 'PT5S',      # of a worker that is gone
+        'druid.indexer.runner.taskAssignmentTimeout': 'PT10S',  # of one that went before it began with its task
         'druid.indexer.storage.type': 'metadata'}),
     'historical': ('128m', '64m', {'druid.server.maxSize': 2000000000}),
     'indexer': ('320m', '96m', {
