@@ -104,12 +104,13 @@ class Metric:
 
 class Table:
     """A family of metrics that come as rows, an instance a row; `raw` is what a row holds, in
-    order."""
-    __slots__ = ('family', 'labels', 'columns', 'source', 'raw', 'first')
+    order. labels: keys of what names the instance; further: keys of labels that are no part of the
+    flat name, and whose values may be ''."""
+    __slots__ = ('family', 'labels', 'further', 'columns', 'source', 'raw', 'first')
 
-    def __init__(self, family, columns, labels=(), source=''):
+    def __init__(self, family, columns, labels=(), source='', further=()):
         self.family, self.labels, self.source = family, labels, source
-        self.columns = columns
+        self.columns, self.further = columns, further
         self.raw = tuple(m for m in columns if not m.of)
         self.first = ([m.name for m in columns if m.kind not in HIDDEN] or [''])[0]
 
@@ -134,12 +135,14 @@ class OpenTable:
 
 
 class Series:
-    """One metric of one instance: what it is called and what it is, never its value."""
-    __slots__ = ('family', 'name', 'unit', 'kind', 'keys', 'values')
+    """One metric of one instance: what it is called and what it is, never its value. keys, values:
+    its labels; instance: those values of them that are a part of its flat name."""
+    __slots__ = ('family', 'name', 'unit', 'kind', 'keys', 'values', 'instance')
 
-    def __init__(self, family, name, unit, kind, keys, values):
+    def __init__(self, family, name, unit, kind, keys, values, instance=None):
         self.family, self.name, self.unit, self.kind = family, name, unit, kind
         self.keys, self.values = keys, values
+        self.instance = values if instance is None else instance
 
     @property
     def metric(self):
@@ -149,7 +152,7 @@ class Series:
     @property
     def flat(self):
         """`disk.reads.sda`, the name in the payload."""
-        return self.metric + '.' + '/'.join(self.values) if self.values else self.metric
+        return self.metric + '.' + '/'.join(self.instance) if self.instance else self.metric
 
 
 class Layout:
@@ -190,11 +193,13 @@ class Option:
 class Module:
     """A kind of module: its options, its tables, and one generator of rows per kernel file it
     reads, so that a file that is missing takes only its own metrics away. borrows: the name of a
-    module whose options it is handed too, as `options.<name>`."""
-    __slots__ = ('name', 'help', 'options', 'parts', 'tables', 'borrows')
+    module whose options it is handed too, as `options.<name>`. expensive: it reads so much, or what
+    may take so long, that it has a thread of its own."""
+    __slots__ = ('name', 'help', 'options', 'parts', 'tables', 'borrows', 'expensive')
 
-    def __init__(self, name, help, options, borrows):
+    def __init__(self, name, help, options, borrows=None, expensive=False):
         self.name, self.help, self.options, self.borrows = name, help, options, borrows
+        self.expensive = expensive
         self.parts, self.tables = [], []
 
 
@@ -394,7 +399,8 @@ class File:
 
 
 class Say:
-    """A line of the log about this emitter, of what is no failure and yet worth knowing."""
+    """A line of the log about this emitter, or this module, of what is no failure and yet worth
+    knowing; a module says it once."""
     __slots__ = ('text',)
 
     def __init__(self, text):
@@ -478,9 +484,13 @@ EMITTERS = {}                   # name -> Emitter
 
 
 def module(name, help, options, *tables, **more):
-    """Registers a generator of rows; a second one under the same name reads another file for it."""
+    """Registers a generator of rows; a second one under the same name reads another file for it.
+
+    It yields (table, label values, row), or Say. The first reading of a row gives no rates, for
+    what it grew by is not known; where it is, a fourth item is what the row stood at when the last
+    reading was made: zeros for what began since."""
     def register(generate):
-        kind = MODULES.setdefault(name, Module(name, help, options, more.get('borrows')))
+        kind = MODULES.setdefault(name, Module(name, help, options, **more))
         kind.parts.append(generate)
         kind.tables.extend(tables)
         return generate
@@ -1574,6 +1584,7 @@ def help_of(name):
 MOST_FILE = 16 << 20            # bytes of a kernel file; /proc/stat of a large machine has 300 kB
 CHUNK = 65536
 HELD_AT_MOST = 64               # descriptors that are kept open between ticks
+ANSWERS = 'answers'             # the folder of a recording with what no file says
 
 
 class Tree:
@@ -1581,19 +1592,28 @@ class Tree:
 
     Paths begin with proc/ or sys/ (or etc/). roots: {'proc': '/proc', 'sys': '/sys', '': '/'}.
     hold: keep descriptors and read them again at 0 (only true of the running kernel's own files: a
-    file of a frozen host may be replaced). monotonic: the clock that stamps .when. Owns the held
-    descriptors; close() gives them back.
+    file of a frozen host may be replaced). monotonic: the clock that stamps .when. frozen: a
+    recording, so the kernel that runs here is not asked. Owns the held descriptors; close() gives
+    them back.
     """
 
-    def __init__(self, roots, monotonic, hold=False):
-        self.roots, self.monotonic, self.hold = roots, monotonic, hold
+    def __init__(self, roots, monotonic, hold=False, frozen=False):
+        self.roots, self.monotonic, self.hold, self.frozen = roots, monotonic, hold, frozen
         self.held, self.when, self.bad_lines = {}, 0.0, 0
-        self.record_to, self.unrecorded = None, None    # a folder; the OSError that ended it
+        self.record_to = self.record_next = None        # folders: of this tick, and the next one
+        self.unrecorded = None                          # the OSError that ended it
         self.fresh = {}  # what was read in this tick: several modules share a file
         self.foreign = not hold
 
+    def begin(self):
+        """A tick begins: everything is read anew."""
+        self.fresh.clear()
+        self.record_to = None if self.unrecorded else self.record_next
+
     def path(self, name):
         """Where the file is: proc/stat -> /host/proc/stat."""
+        if name.startswith('proc/'):
+            return self.roots['proc'] + name[4:]
         top, _, rest = name.partition('/')
         if top in self.roots:
             return os.path.join(self.roots[top], rest)
@@ -1643,6 +1663,42 @@ class Tree:
             if fd is not None:
                 os.close(fd)
 
+    def glance(self, name, most=4096):
+        """The first bytes of a small file that may be gone at any moment, such as proc/PID/stat:
+        one read, and nothing is kept. Raises OSError, and what it says is worth knowing: EACCES
+        may be a lack of rights, ENOENT and ESRCH are the end of a process."""
+        fd = os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            data = os.read(fd, most)
+        finally:
+            os.close(fd)
+        if self.record_to:
+            self.record(self.keep, name, data)
+        return data
+
+    def link(self, name):
+        """Where a link such as proc/PID/ns/net leads to, as bytes; raises OSError."""
+        target = os.readlink(os.fsencode(self.path(name)))
+        if self.record_to:
+            self.record(self.keep_link, name, target)
+        return target
+
+    def answer(self, name, ask):
+        """What ask() gives, as bytes, where it is no file that answers: netlink, statvfs, the
+        socket of a daemon. Of a recording: what it gave then, under that name in the folder
+        ANSWERS. Raises Absent, also for an OSError of ask()."""
+        name = '%s/%s' % (ANSWERS, name)
+        try:
+            if self.frozen or (self.foreign and os.path.exists(self.path(name))):
+                data = self.contents(name, True)
+            else:
+                data = ask()
+        except OSError as error:
+            raise Absent('%s: %s' % (name, error.strerror or error))
+        if self.record_to:
+            self.record(self.keep, name, data)
+        return data
+
     def list(self, name):
         """The names in a folder, sorted, as bytes; raises Absent."""
         try:
@@ -1677,14 +1733,21 @@ class Tree:
         with open(copy, 'wb') as file:
             file.write(data)
 
+    def keep_link(self, copy, name, target):
+        os.makedirs(os.path.dirname(copy), exist_ok=True)
+        if not os.path.lexists(copy):
+            os.symlink(target, copy)
+
     def keep_entries(self, copy, name, entries):
         """Listed names: links stay links, all else becomes an empty folder."""
         for entry in entries:
             source = os.path.join(os.fsencode(self.path(name)), entry)
             target = os.path.join(copy, entry)
-            if not os.path.lexists(target) and os.path.islink(source):
-                os.makedirs(copy, exist_ok=True)
-                os.symlink(os.readlink(source), target)
+            if os.path.islink(source):
+                try:
+                    self.keep_link(target, name, os.readlink(source))
+                except FileNotFoundError:       # it went: a process closed a file, or ended
+                    pass
             elif not os.path.lexists(target):
                 os.makedirs(target)
 
@@ -1735,6 +1798,53 @@ def is_decimal(word):
     besides."""
     word = os.fsencode(word)
     return word.replace(b'.', b'', 1).isdigit() and len(word) < 40
+
+
+# -- what is mounted where --------------------------------------------------------------------
+
+class Mount:
+    """A line of proc/PID/mountinfo (proc_pid_mountinfo(5)); its bytes as they are meant, the octal
+    escapes undone. number: b'8:1'; root: what of that file system is mounted; point: where."""
+    __slots__ = ('number', 'root', 'point', 'options', 'type', 'source', 'super_options')
+
+    def __init__(self, number, root, point, options, type, source, super_options):
+        self.number, self.root, self.point, self.options = number, root, point, options
+        self.type, self.source, self.super_options = type, source, super_options
+
+
+def mounts(tree):
+    """[Mount] as the host's first process sees them, or else as we do; raises Absent.
+
+    `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`: between the
+    sixth field and the hyphen stand any number of others.
+    """
+    try:
+        data = tree.read('proc/1/mountinfo', True)
+    except Absent:
+        data = tree.read('proc/self/mountinfo', True)
+    out = []
+    for line in data.split(b'\n'):
+        left, hyphen, right = line.partition(b' - ')
+        words, more = left.split(b' '), right.split(b' ')
+        if len(words) >= 6 and len(more) >= 3:
+            out.append(Mount(words[2], unescaped(words[3]), unescaped(words[4]),
+                             words[5].split(b','), more[0], unescaped(more[1]),
+                             more[2].split(b',')))
+        elif line:
+            tree.bad_line()
+    return out
+
+
+def unescaped(word):
+    """Bytes without the octal escapes of blank, tab, line end, `\\` (and `#`): mangle_path() of
+    the kernel."""
+    first, *parts = word.split(b'\\')
+    out = [first]
+    for part in parts:
+        code = part[:3]
+        octal = len(code) == 3 and not code.strip(b'01234567') and code < b'400'
+        out.append(bytes([int(code, 8)]) + part[3:] if octal else b'\\' + part)
+    return b''.join(out)
 
 
 # -- who this host is -------------------------------------------------------------------------
@@ -1945,6 +2055,79 @@ def glob_one(pattern, at, letter):
             taken |= inside[i] == letter
             i += 1
     return taken != inside.startswith('!'), end + 1
+
+
+# -- cgroups: a container's account (admin-guide/cgroup-v1/, admin-guide/cgroup-v2.rst) -----------
+
+class Hierarchy:
+    """A mounted hierarchy of cgroups. controllers: those of v1, or () for v2; root: the part of it
+    that is mounted; place: its folder in the tree, `sys/fs/cgroup/memory`."""
+    __slots__ = ('controllers', 'root', 'place')
+
+    def __init__(self, controllers, root, place):
+        self.controllers, self.root, self.place = controllers, root, place
+
+    def folder(self, path):
+        """The folder in the tree of the cgroup that proc/PID/cgroup calls so; None when it is
+        outside of what is mounted."""
+        root = '' if self.root == '/' else self.root
+        if path != root and not path.startswith(root + '/'):
+            return None
+        return (self.place + path[len(root):]).rstrip('/')
+
+
+V1_CONTROLLERS = ('blkio', 'cpu', 'cpuacct', 'cpuset', 'devices', 'freezer', 'hugetlb', 'memory',
+                  'misc', 'net_cls', 'net_prio', 'perf_event', 'pids', 'rdma')
+
+
+def hierarchies(tree):
+    """[Hierarchy] of what is mounted: one for v2, one for each v1 controller or pair of them, both
+    on a hybrid host. The first mount of each counts. Raises Absent."""
+    out = {}
+    for mount in mounts(tree):
+        if mount.type not in (b'cgroup', b'cgroup2'):
+            continue
+        options = [os.fsdecode(o) for o in mount.super_options]
+        names = () if mount.type == b'cgroup2' else tuple(
+            o for o in options if o in V1_CONTROLLERS or o.startswith('name='))
+        place = os.fsdecode(mount.point).lstrip('/')
+        out.setdefault(names, Hierarchy(names, os.fsdecode(mount.root), place))
+    return list(out.values())
+
+
+def cgroups_of(tree, pid):
+    """{names of controllers: path} of proc/PID/cgroup, () for v2; raises OSError.
+
+    `7:cpu,cpuacct:/docker/0123`, `1:name=systemd:/init.scope`, `0::/system.slice/cron.service`
+    """
+    out = {}
+    for line in os.fsdecode(tree.glance('proc/%s/cgroup' % pid, 1 << 16)).split('\n'):
+        number, colon, rest = line.partition(':')
+        names, colon, path = rest.partition(':')
+        if colon:
+            out[tuple(names.split(',')) if names else ()] = path
+    return out
+
+
+def cgroup_number(tree, folder, name):
+    """The number in a file of a cgroup; None when there is none, or it says `max`."""
+    try:
+        word = tree.glance('%s/%s' % (folder, name)).strip()
+    except OSError:
+        return None
+    return int(word) if word.isdigit() and len(word) <= 20 else None
+
+
+def cgroup_words(tree, folder, name):
+    """{b'usage_usec': 1234} of a file of lines with a key and a number, such as cpu.stat; {} when
+    there is none."""
+    try:
+        data = tree.glance('%s/%s' % (folder, name), 1 << 16)
+    except OSError:
+        return {}
+    pairs = [line.split() for line in data.split(b'\n')]
+    return {pair[0]: int(pair[1]) for pair in pairs
+            if len(pair) == 2 and pair[1].isdigit() and len(pair[1]) <= 20}
 
 
 # -- cpu: proc/stat (proc(5)) -----------------------------------------------------------------
@@ -2627,13 +2810,13 @@ class Rates:
         self.large = False
 
     def feed(self, found, when, narrow=False):
-        keys = [(table, labels, len(row)) for table, labels, row in found]
+        keys = [(one[0], one[1], len(one[2])) for one in found]
         if keys == self.keys:
             primed = ()
         else:
             primed = self.arrange(found, keys)
             found = self.kept
-        now = [[v for table, labels, row in found[start:end] for v in row]
+        now = [[v for one in found[start:end] for v in one[2]]
                for plan, start, end in self.groups]
         elapsed = when - self.when if self.when is not None else 0
         values = []
@@ -2660,7 +2843,7 @@ class Rates:
                 last[self.keys[start + i]] = now[i * plan.width:(i + 1) * plan.width]
         seen, self.kept, kept_keys = set(), [], []
         for one, key in zip(found, keys):
-            name = key[0].family, key[0].first, key[1]
+            name = key[0].family, key[0].first, key[1][:len(key[0].labels)]
             if name not in seen:
                 seen.add(name)
                 self.kept.append(one)
@@ -2668,8 +2851,10 @@ class Rates:
         self.lay_out(kept_keys)
         out = []
         for plan, start, end in self.groups:
-            rows = [last.get(key) for key in kept_keys[start:end]]
-            before = [v for row, one in zip(rows, self.kept[start:end]) for v in (row or one[2])]
+            ones = self.kept[start:end]
+            rows = [last.get(key, one[3] if len(one) > 3 else None)
+                    for key, one in zip(kept_keys[start:end], ones)]
+            before = [v for row, one in zip(rows, ones) for v in (row or one[2])]
             out.append((before, [i for i, row in enumerate(rows) if row is None]))
         return out
 
@@ -2697,7 +2882,11 @@ class Rates:
 
     def name(self, key, plan):
         table, labels, width = key
-        series = [Series(table.family, m.name, m.unit, m.kind, table.labels, labels)
+        count, keys, values = len(table.labels), table.labels, labels
+        if table.further:
+            known = [(k, v) for k, v in zip(keys + table.further, labels) if v or k in keys]
+            keys, values = tuple(k for k, v in known), tuple(v for k, v in known)
+        series = [Series(table.family, m.name, m.unit, m.kind, keys, values, labels[:count])
                   for m in plan.shown]
         self.known[key] = series
         return series
@@ -2724,7 +2913,7 @@ class Parts:
         """[(series, values)] of the parts that could be read. now: monotonic seconds."""
         out, tree, self.could_read = [], self.tree, False
         if self.alone:
-            tree.fresh.clear()
+            tree.begin()
         for state in self.parts:
             part, rates, failures, not_before, said = state
             if failures and self.patient and now < not_before:
@@ -2733,6 +2922,8 @@ class Parts:
             try:
                 tree.when = now
                 found = list(part(tree, self.options, self.memory))
+                if Say in map(type, found):
+                    found = self.without_words(found)
             except Exception as error:          # also ours: the other parts and ticks go on
                 pause = min(self.LONGEST, 2.0 ** min(failures, 10)) - 0.5
                 state[2:5] = failures + 1, now + pause, True
@@ -2748,6 +2939,13 @@ class Parts:
                 out.append(rates.feed(found, tree.when, narrow))
                 self.large |= rates.large
         return out
+
+    def without_words(self, found):
+        """The rows of what a part yielded; what it has to say is said."""
+        for one in found:
+            if type(one) is Say:
+                self.said('warning', '%s: %s' % (self.name, one.text))
+        return [one for one in found if type(one) is not Say]
 
     @staticmethod
     def trouble_of(error):
@@ -3622,7 +3820,8 @@ def payload_lines(layout, identity, forms):
 
 
 FLAT_KEYS = IDENTITY_KEYS + ('timestamp', 'metric', 'value', 'units', 'device', 'interface', 'cpu',
-                             'mount', 'group', 'thread', 'container')
+                             'mount', 'group', 'thread', 'container', 'name', 'id', 'image',
+                             'runtime')
 
 
 def flat_lines(tags):
@@ -3683,7 +3882,7 @@ def graphite_path(series, prefix, once):
     """`EC2.us-west-1.test.n1_example_net.net.rx_bytes.eth0_100`. once: a memo of function and
     text."""
     name = once(graphite_name, series.metric)
-    instance = '.' + once(graphite_node, '/'.join(series.values)) if series.values else ''
+    instance = '.' + once(graphite_node, '/'.join(series.instance)) if series.instance else ''
     return '.'.join(prefix + [name + instance])
 
 
@@ -10241,6 +10440,19 @@ class Running:
         self.worker = Worker(source) if threaded else None
         self.awaited = not chosen.options['async']
         self.duration, self.last_ms = None, 0   # seconds of the last reading; see due_in_replay
+        self.overruns = 0                       # readings in a row that took too long
+
+    def too_slow(self, patience):
+        """Whether a module that has no thread of its own should have one. One reading that took
+        long may be another's fault."""
+        self.overruns = self.overruns + 1 if self.duration > patience else 0
+        return self.overruns >= 3 and self.chosen.kind != 'self'
+
+    def part(self):
+        """From now on it is read in a thread of its own."""
+        tree = self.source.tree
+        self.source.tree, self.source.alone = Tree(tree.roots, tree.monotonic, tree.hold), True
+        self.worker = Worker(self.source)
 
     def due_in_replay(self, point):
         """A module with an interval of its own is due on the first tick at or after each multiple,
@@ -10294,7 +10506,8 @@ class Agent:
 
     def make_module(self, chosen, interval):
         keep, user = unwanted(chosen.options.blacklist), chosen.kind is None
-        threaded = (user or chosen.options['async']) and not self.replay
+        threaded = not self.replay and (user or chosen.options['async']
+                                        or MODULES[chosen.kind].expensive)
         if user:
             source = UserModule(chosen.name, load_user(chosen, 'get_stats', self.log), self.log,
                                 keep)
@@ -10373,7 +10586,7 @@ class Agent:
         """[(series, values)] of all modules that are due; None when none is. point: grid ms, or
         None to prime."""
         tree, now = self.tree, self.tree.monotonic()
-        tree.fresh.clear()
+        tree.begin()
         if point is None:
             due = self.modules
         elif self.replay:
@@ -10401,8 +10614,16 @@ class Agent:
                 running.last_ms = point
             ended = tree.monotonic()
             running.duration, began = ended - began, ended
+            if point is not None and not self.replay and running.too_slow(self.patience()):
+                self.log('warning', '%s: its readings take longer than %g s: from now on it has a '
+                                    'thread of its own' % (running.chosen.name, self.patience()))
+                running.part()
         tree.fresh.clear()
         return found
+
+    def patience(self):
+        """Seconds that modules may hold a tick: a tenth of the shortest interval."""
+        return min(r.interval for r in self.modules) / 10000.0
 
     def answers(self, running, late, began):
         """What a module in a thread of its own says now, and what it said too late for the tick
@@ -10412,8 +10633,7 @@ class Agent:
         if late is None:
             return running.worker.take()
         if running.awaited:
-            patience = min(r.interval for r in self.modules) / 10000.0
-            fresh = running.worker.collect(began + patience - self.tree.monotonic())
+            fresh = running.worker.collect(began + self.patience() - self.tree.monotonic())
         return without(late, fresh) + fresh
 
     def tick(self, point):
@@ -10502,7 +10722,7 @@ class Agent:
             except OSError as error:
                 broken = [error]
         for tree in trees:
-            tree.record_to = None if broken else path
+            tree.record_next = None if broken else path
         if broken:
             self.unrecorded = '--record: %s: %s' % (folder, broken[0].strerror)
             self.log('error', '%s; nothing more is recorded' % self.unrecorded)
@@ -10625,7 +10845,7 @@ class Agent:
 
     def read_new(self, modules):
         """The priming read of modules that are new."""
-        self.tree.fresh.clear()
+        self.tree.begin()
         for running in modules:
             if running.duration is None and not running.worker:
                 running.source.read(self.tree.monotonic(), self.narrow)
@@ -11112,7 +11332,7 @@ def run(arguments):
         log('warning', 'recording: command lines and names in it may hold secrets')
     ticks = int(arguments['n']) if arguments['n'] else None
     if arguments['replay']:
-        tree = Tree({'': '', 'proc': '', 'sys': ''}, lambda: tree.now)
+        tree = Tree({'': '', 'proc': '', 'sys': ''}, lambda: tree.now, frozen=True)
         tree.now = 0.0
         agent = Agent(config.settings, tree, clock, log, replay=True)
         return agent.run_replay(arguments['replay'], ticks)
