@@ -3826,15 +3826,16 @@ FLAT_KEYS = IDENTITY_KEYS + ('timestamp', 'metric', 'value', 'units', 'device', 
 
 def flat_lines(tags):
     """`{"timestamp": 1, "hostname": "n1", "metric": "disk.reads", "device": "sda", "value": %.12g,
-    "units": ""}` for each series; a collision of tags with other keys was a mistake before."""
+    "units": ""}` for each series; tags give way to labels, and their collision with other keys was
+    a mistake before."""
     def lines(layout, identity, forms):
         head = ', '.join('"%s": %s' % (key, json_text(identity[key])) for key in IDENTITY_KEYS)
-        more = ''.join(', %s: %s' % (json_text(k), json_text(v)) for k, v in sorted(tags.items()))
         for series, form in zip(layout, forms):
+            more = [pair for pair in sorted(tags.items()) if pair[0] not in series.keys]
             labels = ''.join(', %s: %s' % (json_text(k), json_text(v))
-                             for k, v in zip(series.keys, series.values))
+                             for k, v in list(zip(series.keys, series.values)) + more)
             yield '{"timestamp": \0, %s, "value": %s, "units": %s}\n' % (
-                percents('%s, "metric": %s%s%s' % (head, json_text(series.metric), labels, more)),
+                percents('%s, "metric": %s%s' % (head, json_text(series.metric), labels)),
                 form, percents(json_text(series.unit)))
     return lines
 
@@ -10434,6 +10435,7 @@ def without(late, fresh):
 class Running:
     """One module at work: when it is due, what it costs, where it is read. worker: its own thread,
     if it has one; awaited: whether a tick waits for it a little."""
+    BUDGET = 0.1                                # seconds of a reading between the ticks
 
     def __init__(self, chosen, interval, source, threaded):
         self.chosen, self.interval, self.source = chosen, interval, source
@@ -10442,10 +10444,10 @@ class Running:
         self.duration, self.last_ms = None, 0   # seconds of the last reading; see due_in_replay
         self.overruns = 0                       # readings in a row that took too long
 
-    def too_slow(self, patience):
+    def too_slow(self):
         """Whether a module that has no thread of its own should have one. One reading that took
         long may be another's fault."""
-        self.overruns = self.overruns + 1 if self.duration > patience else 0
+        self.overruns = self.overruns + 1 if self.duration > self.BUDGET else 0
         return self.overruns >= 3 and self.chosen.kind != 'self'
 
     def part(self):
@@ -10614,9 +10616,9 @@ class Agent:
                 running.last_ms = point
             ended = tree.monotonic()
             running.duration, began = ended - began, ended
-            if point is not None and not self.replay and running.too_slow(self.patience()):
+            if point is not None and not self.replay and running.too_slow():
                 self.log('warning', '%s: its readings take longer than %g s: from now on it has a '
-                                    'thread of its own' % (running.chosen.name, self.patience()))
+                                    'thread of its own' % (running.chosen.name, running.BUDGET))
                 running.part()
         tree.fresh.clear()
         return found

@@ -9,6 +9,7 @@ import time
 import pytest
 
 import statbadger
+from conftest import options
 from sinks import BlackHole, TcpSink, free_port, until
 
 LOADAVG = '0.01 0.04 0.05 2/321 4242\n'
@@ -693,6 +694,37 @@ def test_a_worker_that_is_closed_gives_its_descriptors_back():
         assert worker.ask(1, 2) == [] and worker.collect(0.5) == [(1, 2)]
         worker.close()
     assert until(lambda: len(os.listdir('/proc/self/fd')) <= before, 5) and Source.closed == 5
+
+
+def test_a_module_that_takes_long_three_times_running_gets_a_thread_of_its_own():
+    class Source:
+        tree = statbadger.Tree({'': '/', 'proc': '/proc', 'sys': '/sys'}, lambda: 0.0, hold=True)
+    running = statbadger.Running(options(kind='cpu', options={'async': False}), 1000, Source(), False)
+    verdicts = []
+    for took in (0.2, 0.2, 0.01, 0.2, 0.2, 0.2):
+        running.duration = took
+        verdicts.append(running.too_slow())
+    assert verdicts == [False] * 5 + [True]
+    before = running.source.tree
+    running.part()
+    try:
+        assert running.source.alone and running.source.tree is not before and running.source.tree.hold
+        assert running.worker.source is running.source
+    finally:
+        running.source.close = lambda: None
+        running.worker.close()
+
+
+def test_what_a_module_has_to_say_is_no_row(host):
+    said = []
+    table = statbadger.Table('t', (statbadger.Metric('a', statbadger.GAUGE, '', ''),))
+
+    def part(tree, options, memory):
+        yield statbadger.Say('half of it cannot be read')
+        yield table, (), [1]
+    parts = statbadger.Parts('mod', [part], None, host({}), lambda level, text: said.append((level, text)))
+    (series, values), = parts.read(0.0)
+    assert values == [1] and said == [('warning', 'mod: half of it cannot be read')]
 
 
 def test_what_a_module_said_too_late_is_heard_once():

@@ -165,6 +165,75 @@ def test_a_record_holds_what_was_read_and_listed(host, tmp_path):
     assert again.list('sys/block') == [b'sda', b'sdb']
 
 
+def test_a_glance_takes_one_read_and_says_why_there_is_none(host, tmp_path):
+    tree = host({'proc/7/stat': '7 (x) S\n', 'proc/7/cmdline': 'a' * 9000})
+    assert tree.glance('proc/7/stat') == b'7 (x) S\n' and len(tree.glance('proc/7/cmdline')) == 4096
+    with pytest.raises(FileNotFoundError):
+        tree.glance('proc/8/stat')
+    tree.record_to = str(tmp_path / 'record')
+    assert len(tree.glance('proc/7/cmdline', 10)) == 10
+    assert (tmp_path / 'record/proc/7/cmdline').read_text() == 'a' * 10
+
+
+def test_links_are_recorded_as_links_also_those_of_a_folder_that_lose_their_target(host, tmp_path):
+    tree = host({'proc/7/stat': 'x'})
+    os.makedirs(str(tree.folder / 'proc/7/fd'))
+    os.symlink('socket:[4711]', str(tree.folder / 'proc/7/fd/3'))
+    tree.record_to = str(tmp_path / 'record')
+    assert tree.list('proc/7/fd') == [b'3'] and tree.link('proc/7/fd/3') == b'socket:[4711]'
+    assert os.readlink(str(tmp_path / 'record/proc/7/fd/3')) == 'socket:[4711]'
+    with pytest.raises(OSError):
+        tree.link('proc/7/fd/4')
+
+
+def test_what_no_file_says_is_recorded_and_a_recording_never_asks_again(host, tmp_path):
+    def never():
+        raise AssertionError('asked')
+
+    def broken():
+        raise OSError(5, 'no such luck')
+    tree = host({})
+    tree.record_to = str(tmp_path / 'record')
+    assert tree.answer('daemon/a', lambda: b'12') == b'12'
+    with pytest.raises(Absent, match='daemon/b: no such luck'):
+        tree.answer('daemon/b', broken)
+    roots = {'': str(tmp_path / 'record'), 'proc': '', 'sys': ''}
+    for frozen in (False, True):
+        assert Tree(roots, lambda: 0.0, frozen=frozen).answer('daemon/a', never) == b'12'
+    assert Tree(roots, lambda: 0.0).answer('daemon/b', lambda: b'live') == b'live'
+    with pytest.raises(Absent):
+        Tree(roots, lambda: 0.0, frozen=True).answer('daemon/b', never)
+
+
+def test_what_is_read_late_goes_into_the_recording_of_the_tick_it_belongs_to(host, tmp_path):
+    tree = host({'proc/stat': 'x\n'})
+    tree.record_next = str(tmp_path / 'first')
+    tree.begin()
+    tree.record_next = str(tmp_path / 'second')
+    tree.read('proc/stat')
+    tree.begin()
+    tree.read('proc/stat')
+    assert (tmp_path / 'first/proc/stat').exists() and (tmp_path / 'second/proc/stat').exists()
+
+
+MOUNTINFO = r"""22 28 0:21 / /proc rw,nosuid - proc proc rw
+36 35 98:0 /mnt1 /a\040b\011c\012d\134e ro,noatime master:1 shared:7 - ext3 /dev/my\040root rw,errors=continue
+37 35 98:1 / /x\999\04 rw - fuse.sshfs a:/b rw
+torn 35 98:0
+"""
+
+
+def test_mounts_are_read_with_their_escapes_undone(host):
+    tree = host({'proc/self/mountinfo': MOUNTINFO})
+    proc, disk, odd = statbadger.mounts(tree)
+    assert (proc.number, proc.root, proc.point, proc.type, proc.source) == (b'0:21', b'/', b'/proc', b'proc', b'proc')
+    assert (disk.root, disk.point, disk.source) == (b'/mnt1', b'/a b\tc\nd\\e', b'/dev/my root')
+    assert disk.options == [b'ro', b'noatime'] and disk.super_options == [b'rw', b'errors=continue']
+    assert odd.point == b'/x\\999\\04' and odd.type == b'fuse.sshfs' and tree.bad_lines == 1
+    first = host({'proc/self/mountinfo': MOUNTINFO, 'proc/1/mountinfo': MOUNTINFO[:44]}, 'first')
+    assert [m.point for m in statbadger.mounts(first)] == [b'/proc']
+
+
 def test_snapshots_are_the_folders_that_are_named_by_a_time(tmp_path):
     for name in ('10.500', '9', '100.000', 'x', '1.2.3', '-5', '1e3', '\u0663'):
         (tmp_path / name).mkdir()

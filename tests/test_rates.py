@@ -26,6 +26,28 @@ def test_the_first_reading_primes_and_the_second_divides_by_the_time_that_passed
     assert feed(rates, PLAIN, 12.5, ('x', [6, 2, 13, 4])) == {'t.a.x': 2, 't.b.x': 0, 't.c.x': 4, 't.d.x': 0}
 
 
+def test_a_new_row_counts_from_what_it_is_known_to_have_stood_at():
+    rates = Rates()
+    rates.feed([(PLAIN, ('x',), [1, 1, 1, 1])], 10.0)
+    found = [(PLAIN, ('x',), [3, 3, 3, 3]), (PLAIN, ('born',), [4, 6, 8, 0], [0, 0, 0, 0]), (PLAIN, ('found',), [9, 9, 9, 9])]
+    series, values = rates.feed(found, 12.0)
+    seen = {s.flat: v for s, v in zip(series, values) if v == v}
+    assert {name: seen.get(name) for name in ('t.a.x', 't.a.born', 't.b.born', 't.c.born', 't.d.born', 't.a.found')} == {
+        't.a.x': 1, 't.a.born': 2, 't.b.born': 3, 't.c.born': 4, 't.d.born': 0, 't.a.found': None}
+    found = [(PLAIN, ('x',), [3, 3, 3, 3]), (PLAIN, ('born',), [5, 6, 8, 0], [0, 0, 0, 0])]
+    series, values = rates.feed(found, 13.0)        # known by now: its own last reading counts
+    assert dict(zip([s.flat for s in series], values))['t.a.born'] == 1
+
+
+def test_further_labels_are_no_part_of_the_flat_name_and_vanish_when_empty():
+    table = Table('t', labels=('thing',), further=('id', 'image'), columns=(Metric('level', GAUGE, '', ''),))
+    found = [(table, ('web', '12ab', ''), [1]), (table, ('web', '77cd', 'x'), [2]), (table, ('db', '', ''), [3])]
+    series, values = Rates().feed(found, 1.0)
+    assert [(s.flat, s.keys, s.values) for s in series] == [
+        ('t.level.web', ('thing', 'id'), ('web', '12ab')), ('t.level.db', ('thing',), ('db',))]
+    assert values == [1, 3]                         # of two with one name the first counts
+
+
 def test_gauges_show_at_once():
     assert feed(Rates(), MIXED, 1.0, ('x', [7, 1, 42, 3])) == {'t.level.x': 42}
 
