@@ -1602,6 +1602,7 @@ class Tree:
         self.held, self.when, self.bad_lines = {}, 0.0, 0
         self.record_to = self.record_next = None        # folders: of this tick, and the next one
         self.unrecorded = None                          # the OSError that ended it
+        self.asker, self.statvfs = None, os.statvfs
         self.fresh = {}  # what was read in this tick: several modules share a file
         self.foreign = not hold
 
@@ -1715,6 +1716,12 @@ class Tree:
             self.fresh[what] = 0.0, question(self)
         return self.fresh[what][1]
 
+    def ask_aside(self, questions):
+        """{key: answer} of {key: function} whose answers may never come; see Asker."""
+        if self.asker is None:
+            self.asker = Asker()
+        return self.asker.ask(questions)
+
     def bad_line(self):
         """Counts a line that no use can be made of."""
         self.bad_lines += 1
@@ -1754,6 +1761,8 @@ class Tree:
     def close(self):
         while self.held:
             os.close(self.held.popitem()[1])
+        if self.asker:
+            self.asker.close()
 
 
 def read_to_end(fd):
@@ -1800,6 +1809,171 @@ def is_decimal(word):
     return word.replace(b'.', b'', 1).isdigit() and len(word) < 40
 
 
+# -- questions that may never be answered -----------------------------------------------------
+
+RANG, OTHER = 1, 2  # what ended a wait: the bell, or the descriptor that was listened to
+
+
+class Bell:
+    """A pipe that wakes one thread: poll() on it follows the monotonic clock, which lock time-outs
+    before Python 3.9 do not. Owns two descriptors; close() gives them back."""
+
+    def __init__(self):
+        self.reading, self.writing = os.pipe()
+        os.set_blocking(self.reading, False)
+        os.set_blocking(self.writing, False)
+        self.poll, self.others = select.poll(), ()
+        self.poll.register(self.reading, select.POLLIN)
+
+    def ring(self):
+        try:
+            os.write(self.writing, b'!')
+        except OSError:
+            pass                                # full: it rings already
+
+    def wait(self, seconds=None):
+        """RANG, OTHER or both, as soon as one is true; 0 after so many seconds (None: never)."""
+        what = 0
+        for fd, event in self.poll.poll(None if seconds is None else max(0, seconds * 1000)):
+            what |= RANG if fd == self.reading else OTHER
+        if what & RANG:
+            os.read(self.reading, 4096)
+        return what
+
+    def listen(self, fds=()):
+        """From now on wait() also ends when one of these descriptors has input or breaks."""
+        if fds != self.others:
+            for fd in self.others:
+                self.poll.unregister(fd)
+            for fd in fds:
+                self.poll.register(fd, select.POLLIN)
+            self.others = fds
+
+    def close(self):
+        os.close(self.reading)
+        os.close(self.writing)
+
+
+class Asker:
+    """Asks what may never be answered, such as how full a file system is whose server is gone, in a
+    thread that it keeps. A question that hangs keeps its thread until it is answered, and is not
+    asked again before: there is one thread at most for each; another goes on with the rest.
+
+    Owns its threads, a bell, and one for the thread that waits. close() lets the threads go, those
+    that hang as soon as they come back; the last one closes the bell.
+    """
+    SOON = 0.05                 # seconds without an answer before another thread takes the rest
+    PATIENCE = 1.0              # seconds that a question is waited for, until it was late once
+    MOST_HUNG = 100             # threads; with more, only what was answered last time is asked
+
+    def __init__(self):
+        self.lock, self.answered = _thread.allocate_lock(), Bell()
+        self.todo, self.begun, self.answers = [], {}, {}
+        self.in_time = {}                       # key: whether it was answered in time, last time
+        self.resting, self.threads, self.closed = None, 0, False
+
+    def ask(self, questions):
+        """{key: the answer, the exception, or None while it hangs} of {key: question}, a function;
+        a key is left out when no thread could be had for it."""
+        late = {key: self.answers.pop(key) for key in list(self.answers)}
+        self.answered.wait(0)
+        self.in_time = {k: v for k, v in self.in_time.items() if k in questions}
+        room = len(self.begun) < self.MOST_HUNG
+        asked = {key: None for key in questions
+                 if key not in self.begun and (room or self.in_time.get(key))}
+        if asked:
+            self.wait_for(asked, questions)
+        out = {}
+        for key in questions:
+            hangs = key in self.begun or self.in_time.get(key) is False
+            if key in self.answers:
+                out[key], self.in_time[key] = self.answers.pop(key), key in asked
+            elif key in late or hangs:
+                out[key], self.in_time[key] = late.get(key), False
+        return out
+
+    def wait_for(self, asked, questions):
+        """Has these asked, and waits until all are answered, or nothing came for PATIENCE; for SOON
+        when only those are left that were late last time, of which each gets a thread at once."""
+        slow = [key for key in asked if self.in_time.get(key) is False]
+        quick = [key for key in asked if self.in_time.get(key) is not False]
+        self.todo.extend([(key, questions[key]) for key in slow[::-1] + quick[::-1]])
+        for key in slow + quick[:1]:
+            self.employ()
+        before, since, rang = None, 0.0, 0
+        while True:
+            left = [key for key in asked if key not in self.answers]
+            state, now = (len(left), len(self.todo)), time.monotonic()
+            if state != before:
+                before, since = state, now
+            elif self.todo and not rang and len(self.begun) < self.MOST_HUNG:
+                self.employ()
+            patient = any([self.in_time.get(key) is not False for key in left])
+            if not left or now - since >= (self.PATIENCE if patient else self.SOON):
+                break
+            rang = self.answered.wait(self.SOON)
+        del self.todo[:]
+
+    def employ(self):
+        """Wakes the thread that rests, or starts another; where there is none to be had, those that
+        are at work may get to it."""
+        with self.lock:
+            if self.resting:
+                self.resting.ring()
+                self.resting = None
+                return
+            self.threads += 1
+        try:
+            _thread.start_new_thread(self.work, ())
+        except RuntimeError:
+            with self.lock:
+                self.threads -= 1
+
+    def work(self):
+        """One thread: asks what is to be asked, then rests, unless another one does."""
+        bell = None
+        while True:
+            while self.todo:
+                self.ask_next()
+            with self.lock:
+                self.answered.ring()
+                if self.closed or self.resting:
+                    break
+                try:
+                    bell = bell or Bell()
+                except OSError:                 # no descriptors left: the next one will be new
+                    break
+                self.resting = bell
+            bell.wait()
+        with self.lock:
+            self.threads -= 1
+            if self.closed and not self.threads:
+                self.answered.close()
+        if bell:
+            bell.close()
+
+    def ask_next(self):
+        try:
+            key, question = self.todo.pop()
+        except IndexError:                      # another thread has it
+            return
+        self.begun[key] = True
+        try:
+            answer = question()
+        except Exception as error:              # whoever asked is told
+            answer = error
+        self.begun.pop(key, None)
+        self.answers[key] = answer
+
+    def close(self):
+        with self.lock:
+            self.closed = True
+            if self.resting:
+                self.resting.ring()
+            if not self.threads:
+                self.answered.close()
+
+
 # -- what is mounted where --------------------------------------------------------------------
 
 class Mount:
@@ -1813,15 +1987,13 @@ class Mount:
 
 
 def mounts(tree):
-    """[Mount] as the host's first process sees them, or else as we do; raises Absent.
+    """[Mount] as the host's first process sees them, or else as we do; raises Absent. Where we are
+    a guest and see the host's below our root for it, they are those, called as they are there.
 
     `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`: between the
     sixth field and the hyphen stand any number of others.
     """
-    try:
-        data = tree.read('proc/1/mountinfo', True)
-    except Absent:
-        data = tree.read('proc/self/mountinfo', True)
+    name, data = mountinfo(tree)
     out = []
     for line in data.split(b'\n'):
         left, hyphen, right = line.partition(b' - ')
@@ -1832,7 +2004,22 @@ def mounts(tree):
                              more[2].split(b',')))
         elif line:
             tree.bad_line()
+    root = os.fsencode(tree.roots['']).rstrip(b'/')
+    if name == 'proc/self/mountinfo' and any(mount.point == root for mount in out):
+        out = [mount for mount in out if (mount.point + b'/').startswith(root + b'/')]
+        for mount in out:
+            mount.point = mount.point[len(root):] or b'/'
     return out
+
+
+def mountinfo(tree):
+    """(name, bytes) of the file that mounts() reads; raises Absent."""
+    for name in ('proc/1/mountinfo', 'proc/self/mountinfo'):
+        try:
+            return name, tree.read(name, True)
+        except Absent as error:
+            absent = error
+    raise absent
 
 
 def unescaped(word):
@@ -1845,6 +2032,69 @@ def unescaped(word):
         octal = len(code) == 3 and not code.strip(b'01234567') and code < b'400'
         out.append(bytes([int(code, 8)]) + part[3:] if octal else b'\\' + part)
     return b''.join(out)
+
+
+def escaped(word):
+    """The inverse of unescaped()."""
+    for byte in (b'\\', b' ', b'\t', b'\n'):
+        word = word.replace(byte, b'\\%03o' % byte[0])
+    return word
+
+
+def volumes(tree, wanted):
+    """What statvfs() says of these Mounts, a line for each that can be reached, as recordings keep
+    them: `/home 4096 2621440 655360 524288 655360 650000`, the sizes in blocks of the first number;
+    `/home stuck` of one that does not answer, `/home error 13` with an errno."""
+    questions = {(mount.number, mount.point): lambda mount=mount: volume(tree, mount)
+                 for mount in wanted}
+    lines = []
+    for key, answer in tree.ask_aside(questions).items():
+        if answer is None:
+            answer = b'stuck'
+        elif isinstance(answer, OSError):
+            answer = b'error %d' % (answer.errno or 0)
+        elif isinstance(answer, Exception):
+            raise answer
+        lines.append(b'%s %s\n' % (escaped(key[1]), answer))
+    return b''.join(lines)
+
+
+SUBVOLUMES = (b'btrfs', b'bcachefs')    # each of them has a device number of its own
+
+
+def volume(tree, mount):
+    """b'4096 2621440 655360 524288 655360 650000': block size, blocks, those free, those that users
+    may have, inodes, those free. Raises OSError; EXDEV when what is to be seen at its mount point
+    is another file system: we are in another mount namespace, or it is covered.
+
+    It is looked for below our root for the host, then where the host's first process has it: that
+    way leads into its mount namespace, for those who may trace it (CAP_SYS_PTRACE).
+    """
+    first = None
+    for root in (tree.roots[''], tree.path('proc/1/root')):
+        path = os.fsencode(root).rstrip(b'/') + mount.point
+        try:
+            if not is_there(path, mount, tree.foreign):
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+            s = tree.statvfs(path)
+        except OSError as error:
+            first = first or error
+        else:
+            return b'%d %d %d %d %d %d' % (s.f_frsize or s.f_bsize, s.f_blocks, s.f_bfree,
+                                           s.f_bavail, s.f_files, s.f_ffree)
+    raise first
+
+
+def is_there(path, mount, foreign):
+    """Whether the path leads to that mount; raises OSError. foreign: the root may be the copy of a
+    host in some folder, and nothing is mounted there."""
+    status = os.lstat(path)
+    number = b'%d:%d' % (os.major(status.st_dev), os.minor(status.st_dev))
+    if number == mount.number and not (foreign and mount.point == b'/'):
+        return True
+    above = os.lstat(path + b'/..')
+    return (status.st_dev != above.st_dev or status.st_ino == above.st_ino) and (
+        number == mount.number or mount.type in SUBVOLUMES)
 
 
 # -- who this host is -------------------------------------------------------------------------
@@ -2006,8 +2256,14 @@ def whole_lines(tree, data):
     return lines
 
 
+def shown(name):
+    """Bytes from the kernel as text; what is no UTF-8 shows as U+FFFD."""
+    return name.decode('utf-8', 'replace')
+
+
 def matcher(globs):
-    """Text -> whether it matches one of the shell patterns and none of those that begin with `!`.
+    """The names of a thing -> whether one matches one of the shell patterns, and none one of those
+    that begin with `!`.
 
     A list that begins with a `!` takes away from everything.
     """
@@ -2015,8 +2271,8 @@ def matcher(globs):
     refused = [g[1:] for g in globs if g.startswith('!')]
     if refused and globs[0].startswith('!'):
         wanted.append('*')
-    return lambda name: (any(glob(g, name) for g in wanted)
-                         and not any(glob(g, name) for g in refused))
+    return lambda *names: (any(glob(g, name) for g in wanted for name in names)
+                           and not any(glob(g, name) for g in refused for name in names))
 
 
 def glob(pattern, name):
@@ -2244,7 +2500,7 @@ def load(tree, options, memory):
 
 SECTOR = 512                    # bytes, whatever the device says of its own
 
-DISK = Table('disk', labels=('device',), source='proc/diskstats', columns=(
+DISK = Table('disk', labels=('device',), further=('name',), source='proc/diskstats', columns=(
     Metric('number', IDENTITY, '', 'major:minor'),
     Metric('reads', COUNTER, '', 'Reads completed'),
     Metric('reads_merged', COUNTER, '', 'Adjacent reads merged into one request'),
@@ -2281,15 +2537,16 @@ DISK = Table('disk', labels=('device',), source='proc/diskstats', columns=(
            over=('reads', 'writes', 'discards'))))
 
 # 2.6.0 to 2.6.24 gave partitions four columns, of another meaning than the first four of a disk.
-OLD_PARTITION = Table('disk', labels=('device',), source='proc/diskstats', columns=tuple(
-    m for m in DISK.columns if m.name in ('number', 'reads', 'read_sectors', 'writes',
-                                          'write_sectors',
-                                          'read_thruput', 'write_thruput', 'request_size')))
+OLD_PARTITION = Table('disk', source=DISK.source, labels=DISK.labels, further=DISK.further,
+                      columns=tuple(m for m in DISK.columns if m.name in (
+                          'number', 'reads', 'read_sectors', 'writes', 'write_sectors',
+                          'read_thruput', 'write_thruput', 'request_size')))
 
 DISK_OPTIONS = [
     Option('devices', patterns, ['*', '!loop*', '!ram*', '!zram*'],
-           'Patterns of devices; ! takes away'),
+           'Patterns of devices, also by their names in device-mapper; ! takes away'),
     Option('partitions', boolean, False, 'Partitions too, not only whole disks'),
+    Option('names', boolean, False, 'Call dm-N what device-mapper calls it, such as vg-root'),
 ]
 
 
@@ -2310,13 +2567,21 @@ def disk_rows(tree, options, memory):
     for head, line in lines:
         last, known = seen.get(head, NEVER)
         if last != line:                        # an idle device has the line that it had
-            known = disk_row(tree, options, memory, head, line)
+            before, known = known, disk_row(tree, options, memory, head, line)
+            if before and known and head[2].startswith(b'dm-') and fell(before[2], known[2]):
+                memory['devices'].clear()       # another one under its name and number
+                known = disk_row(tree, options, memory, head, line)
             seen[head] = line, known
         sound = sound or known is not GARBAGE
         if known:
             yield known
     if not sound:
         raise ValueError('proc/diskstats')
+
+
+def fell(before, now):
+    """Whether one of the counters of a disk did, the first eight: they began anew."""
+    return any([b > n for b, n in zip(before[1:9], now[1:9])])
 
 
 def disk_row(tree, options, memory, head, line):
@@ -2372,12 +2637,28 @@ def disk_labels(tree, options, memory, name, number, old):
     known = memory['devices']
     if (name, number) not in known:
         keep = memory.setdefault('matcher', matcher(options.devices))
-        text = name.decode('utf-8', 'replace')
-        labels = (text,) if keep(text) or text in options.devices else None
-        if labels and not options.partitions and text not in options.devices:
+        names = [shown(name)] + mapper_names(tree, name)
+        named = any(text in options.devices for text in names)
+        labels = tuple(names) if named or keep(*names) else None
+        if labels and not options.partitions and not named:
             labels = None if is_partition(name, old, tree) else labels
+        if labels and names[1:] and options.names and (
+                names[1].encode() not in tree.ask('disks', disk_names)):
+            labels = (names[1],) * 2
         known[name, number] = labels
     return known[name, number]
+
+
+def mapper_names(tree, name):
+    """[name] of a device of the device-mapper, which is called dm-N: b'dm-0' -> ['vg-root']; [] of
+    others. (Documentation/ABI/testing/sysfs-block-dm)"""
+    if not name.startswith(b'dm-') or not name[3:].isdigit():
+        return []
+    try:
+        text = shown(tree.glance('sys/block/%s/dm/name' % shown(name)))
+    except OSError:
+        return []
+    return [text[:-1]] if text[1:] and text.endswith('\n') else []
 
 
 def whole_disks(tree):
@@ -2642,6 +2923,321 @@ def file_handles(tree, options, memory):
     if len(words) != 3:
         raise ValueError('proc/sys/fs/file-nr')
     yield FILE_HANDLES, (), counters(words)[:1]
+
+
+# -- filesystem: how full they are (proc_pid_mountinfo(5), statvfs(3)) ----------------------------
+
+MOUNTED = 'device', 'fstype'     # further labels: what is mounted there, and its type
+
+FILESYSTEM = Table('fs', labels=('mount',), further=MOUNTED, source='statvfs', columns=(
+    Metric('size', GAUGE, 'B', 'Size'),
+    Metric('used', GAUGE, 'B', 'Size less what is free'),
+    Metric('free', GAUGE, 'B', 'Free, what is reserved for root included'),
+    Metric('available', GAUGE, 'B', 'Free for users'),
+    Metric('used_percent', REAL, 'percent', 'Used as a share of used and available, as df has it'),
+    Metric('inodes', GAUGE, '', 'Files and folders there may be'),
+    Metric('inodes_used', GAUGE, '', 'Files and folders there are'),
+    Metric('inodes_free', GAUGE, '', 'Files and folders that may be added'),
+    Metric('read_only', GAUGE, '', '1 when it is mounted read-only, else 0'),
+    Metric('stuck', GAUGE, '', '1 while it does not answer, else 0')))
+
+# What holds no data of anybody's, and images, which are always full.
+NO_STORAGE = (
+    'autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs erofs fusectl '
+    'hugetlbfs iso9660 mqueue nsfs proc procfs pstore rpc_pipefs securityfs selinuxfs squashfs '
+    'sysfs tracefs').split()
+# Another host answers, or a process does: they may hang, and are counted where they live.
+NETWORKED = matcher(
+    '9p acfs afs beegfs ceph cifs coda cvfs davfs drvfs fuse fuse.* glusterfs gpfs lustre mvfs '
+    'ncpfs nfs nfs4 orangefs panfs prl_fs pvfs2 smb3 smbfs vboxsf virtiofs vmhgfs'.split())
+# Layers over other file systems, whose figures they give: a container each.
+LAYERED = ('aufs', 'overlay', 'overlayfs', 'unionfs')
+
+
+# The answers of mounts that are not there any more, or where we cannot see them.
+VOLUME_FAR = b'error %d' % errno.EXDEV
+VOLUME_GONE = VOLUME_FAR, b'error %d' % errno.ENOENT, b'error %d' % errno.ENOTDIR
+
+
+@module('filesystem', 'Size and use of mounted file systems: proc/1/mountinfo, statvfs', [
+    Option('mounts', patterns, [
+        '!/dev', '!/dev/*', '!/proc', '!/proc/*', '!/sys', '!/sys/*', '!/run/credentials/*',
+        '!/run/containerd/*', '!/run/k3s/*', '!/var/lib/containers/storage/*', '!/var/lib/docker/*',
+        '!/var/lib/kubelet/pods/*'],
+        'Patterns of mount points; ! takes away; one that is named in full is always kept'),
+    Option('types', patterns, ['!' + name for name in NO_STORAGE],
+           'Patterns of types of file systems; ! takes away'),
+    Option('network', boolean, False,
+           'Those of other hosts (nfs, cifs, ceph, ...) and of processes (fuse) too'),
+    ], FILESYSTEM, expensive=True)
+def filesystem(tree, options, memory):
+    """Each file system once, by its number, however often it is mounted; `/` always counts, and
+    else what is mounted whole. A mount that hangs is `stuck`, and nobody waits for it."""
+    text = mountinfo(tree)
+    if memory.get('text') != text:
+        memory.update(text=text, volumes=[
+            (mount, escaped(mount.point),
+             (shown(mount.point), shown(mount.source), shown(mount.type)),
+             int(b'ro' in mount.options or b'ro' in mount.super_options))
+            for mount in volumes_wanted(mounts(tree), options)])
+    data = tree.answer('statvfs/mounts',
+                       lambda: volumes(tree, [mount for mount, *more in memory['volumes']]))
+    answers = {}
+    for line in whole_lines(tree, data):
+        name, _, answers[name] = line.partition(b' ')
+    for mount, name, labels, read_only in memory['volumes']:
+        row = volume_row(answers.get(name, b'').split(), read_only)
+        if row:
+            yield FILESYSTEM, labels, row
+    yield from volume_troubles(memory, answers)
+
+
+def volumes_wanted(mounted, options):
+    """Those of the [Mount] that the options keep. The last one at a mount point covers others."""
+    keep, keep_type = matcher(options.mounts), matcher(options.types)
+    named = matcher([p for p in options.types if p.strip('*') and not p.startswith('!')])
+    last = {mount.point: mount for mount in mounted}
+    mounted = [mount for mount in mounted if last[mount.point] is mount]
+    chosen = [mount for mount in mounted if shown(mount.point) in options.mounts]
+    numbers, best = set(mount.number for mount in chosen), {}
+    for mount in mounted:
+        rank, type = volume_rank(mount), shown(mount.type)
+        usual = type not in LAYERED and (options.network or not NETWORKED(type))
+        if (rank and mount.number not in numbers and keep(shown(mount.point)) and keep_type(type)
+                and (usual or mount.point == b'/' or named(type))):
+            if mount.number not in best or rank < volume_rank(best[mount.number]):
+                best[mount.number] = mount
+    kept = set(map(id, chosen + list(best.values())))
+    return [mount for mount in mounted if id(mount) in kept]
+
+
+def volume_rank(mount):
+    """Which of several mounts of one file system stands for it: the one with the least number; None
+    for a folder or file of it that is to be seen in another place (a bind mount)."""
+    if mount.point == b'/':
+        return 1
+    if mount.root == b'/':
+        return 2
+    return 3 if mount.type in SUBVOLUMES else None
+
+
+def volume_row(words, read_only):
+    """The row of one line of volumes(), [] of one that gives none: it is not there any more, has no
+    size (nothing is stored there), or is garbage."""
+    if words == [b'stuck']:
+        return [ABSENT] * 8 + [read_only, 1]
+    if words[:1] == [b'error']:
+        return [] if b' '.join(words) in VOLUME_GONE else [ABSENT] * 8 + [read_only, 0]
+    try:
+        block, blocks, free, available, inodes, inodes_free = counters(words)
+    except ValueError:
+        return []
+    if not blocks:
+        return []
+    if available >= U64 >> 1:                   # below zero: root is in what is reserved for it
+        available = 0
+    used = blocks - free if free <= blocks else ABSENT
+    percent = 100.0 * used / (used + available) if used + available else ABSENT
+    row = [blocks * block, used * block, free * block, available * block, percent]
+    if inodes:                                  # btrfs and vfat have as many as fit in
+        row += [inodes, inodes - inodes_free if inodes_free <= inodes else ABSENT, inodes_free]
+    else:
+        row += [ABSENT] * 3
+    return row + [read_only, 0]
+
+
+def volume_troubles(memory, answers):
+    """A Say of each mount that does not answer, and of each other error that it has, once; and one
+    for all that cannot be reached."""
+    said, far = memory.setdefault('said', set()), []
+    for mount, name, labels, read_only in memory['volumes']:
+        answer = answers.get(name, b'')
+        if answer in VOLUME_GONE:
+            far.append((answer != VOLUME_FAR, labels[0]))
+        elif answer[:1].isalpha() and (name, answer) not in said and len(said) < MOST_KNOWN:
+            said.add((name, answer))
+            yield Say('%s (%s): %s' % (labels[0], labels[2], volume_trouble(answer)))
+    if far and not min(far)[0] and VOLUME_FAR not in said:
+        said.add(VOLUME_FAR)
+        yield Say('%d of %d mounts are not to be seen from here, such as %s: they are covered, or '
+                  'in another mount namespace (and want HOST_ROOT or CAP_SYS_PTRACE)' % (
+                      len(far), len(memory['volumes']), min(far)[1]))
+
+
+def volume_trouble(answer):
+    """`error 13` or `stuck`, in words."""
+    number = answer.split()[-1]
+    if number.isdigit() and len(number) < 10:
+        return os.strerror(int(number))
+    return 'does not answer, and is not waited for'
+
+
+# -- pressure: how long tasks waited for what is scarce (Documentation/accounting/psi.rst) --------
+
+def pressure_table(resource, share, whose, since=''):
+    """The four metrics of one line of a file of proc/pressure."""
+    name = '%s_%s_' % (resource, share)
+    means = tuple(Metric(name + 'avg%d' % seconds, REAL, 'percent',
+                         'Share of the last %d s in which %s%s' % (seconds, whose, since))
+                  for seconds in (10, 60, 300))
+    return Table('psi', means + (
+        Metric(name + 'stalled', COUNTER, 'ms/s', 'Time in which %s%s' % (whose, since),
+               scale=0.001),), source='proc/pressure/' + resource)
+
+
+CPU_SOME = pressure_table('cpu', 'some', 'some task waited for a core')
+CPU_FULL = pressure_table('cpu', 'full', 'all tasks did, 0 by definition', ' (since 5.13)')
+MEMORY_SOME = pressure_table('memory', 'some', 'some task waited for memory')
+MEMORY_FULL = pressure_table('memory', 'full', 'all tasks did that were not idle')
+IO_SOME = pressure_table('io', 'some', 'some task waited for a disk')
+IO_FULL = pressure_table('io', 'full', 'all tasks did that were not idle')
+IRQ_FULL = pressure_table('irq', 'full', 'interrupts kept the tasks of a core from it',
+                          ' (since 6.1)')
+
+
+def pressure_rows(tree, resource, since, **tables):
+    """(table, (), row) of each line of a file of proc/pressure that is sound:
+
+    `some avg10=0.00 avg60=0.04 avg300=2.04 total=11721890914`: percent, then us
+    """
+    name = 'proc/pressure/' + resource
+    try:
+        data = tree.read(name)
+    except Absent as error:
+        raise Absent('%s (kernels have it since %s; booted with psi=1, if they were built to be '
+                     'without it otherwise)' % (error, since))
+    sound = False
+    for line in whole_lines(tree, data):
+        share, _, rest = line.partition(b' ')
+        pairs = [word.partition(b'=') for word in rest.split()]
+        if [key for key, _, value in pairs[:4]] != [b'avg10', b'avg60', b'avg300', b'total']:
+            tree.bad_line()
+            continue
+        try:
+            row = decimals([value for key, _, value in pairs[:3]]) + counters([pairs[3][2]])
+        except ValueError:
+            tree.bad_line()
+            continue
+        table, sound = tables.get(shown(share)), True
+        if table:
+            yield table, (), row
+    if not sound:
+        raise ValueError(name)
+
+
+@module('pressure', 'Time that tasks wait for cores, memory, disks: proc/pressure', [],
+        CPU_SOME, CPU_FULL)
+def cpu_pressure(tree, options, memory):
+    return pressure_rows(tree, 'cpu', '4.20', some=CPU_SOME, full=CPU_FULL)
+
+
+@module('pressure', '', [], MEMORY_SOME, MEMORY_FULL)
+def memory_pressure(tree, options, memory):
+    return pressure_rows(tree, 'memory', '4.20', some=MEMORY_SOME, full=MEMORY_FULL)
+
+
+@module('pressure', '', [], IO_SOME, IO_FULL)
+def io_pressure(tree, options, memory):
+    return pressure_rows(tree, 'io', '4.20', some=IO_SOME, full=IO_FULL)
+
+
+@module('pressure', '', [], IRQ_FULL)
+def irq_pressure(tree, options, memory):
+    return pressure_rows(tree, 'irq', '6.1', full=IRQ_FULL)
+
+
+# -- vmstat: proc/vmstat (mm/vmstat.c of the kernel has its names, in vmstat_text) ----------------
+
+VMSTAT = Table('vm', source='proc/vmstat', columns=(
+    # The kernel counts these two in KiB.
+    Metric('pgpgin', COUNTER, 'B/s', 'Bytes read from disks', scale=1024),
+    Metric('pgpgout', COUNTER, 'B/s', 'Bytes written to disks', scale=1024),
+    Metric('pswpin', COUNTER, '', 'Pages read from swap'),
+    Metric('pswpout', COUNTER, '', 'Pages written to swap'),
+    Metric('pgfault', COUNTER, '', 'Page faults'),
+    Metric('pgmajfault', COUNTER, '', 'Page faults that had to read from a disk'),
+    Metric('pgscan_kswapd', COUNTER, '', 'Pages that kswapd looked at to free some'),
+    Metric('pgscan_direct', COUNTER, '',
+           'Pages that tasks looked at, which had to free some before they got any'),
+    Metric('pgsteal_kswapd', COUNTER, '', 'Pages that kswapd freed'),
+    Metric('pgsteal_direct', COUNTER, '', 'Pages that tasks freed'),
+    Metric('workingset_refault_anon', COUNTER, '',
+           'Pages read back from swap that should not have gone (since 5.9)'),
+    Metric('workingset_refault_file', COUNTER, '',
+           'Pages read back from files that should not have gone (since 5.9)'),
+    Metric('compact_stall', COUNTER, '',
+           'Tasks that had to move pages about to get many in a row'),
+    Metric('compact_fail', COUNTER, '', 'Such tasks that got none'),
+    Metric('compact_success', COUNTER, '', 'Such tasks that got some'),
+    Metric('oom_kill', COUNTER, '', 'Processes killed since there was no memory (since 4.13)')))
+VMSTAT_OTHERS = OpenTable('vm', '', 'As in proc/vmstat: nr_* as they stand, what counts events per '
+                          'second', source='proc/vmstat')
+
+# How many there are is nr_*, but for this one; these are called so and count what happened all the
+# same.
+VM_GAUGES = ('workingset_nodes',)
+VM_COUNTERS = (
+    'nr_dirtied', 'nr_written', 'nr_throttled_written', 'nr_vmscan_write',
+    'nr_vmscan_immediate_reclaim', 'nr_foll_pin_acquired', 'nr_foll_pin_released',
+    'nr_tlb_remote_flush', 'nr_tlb_remote_flush_received', 'nr_tlb_local_flush_all',
+    'nr_tlb_local_flush_one')
+
+
+@module('vmstat', 'Paging, swapping, faults, reclaim, OOM kills: proc/vmstat', [
+    Option('keys', patterns, [
+        'pgpgin', 'pgpgout', 'pswpin', 'pswpout', 'pgfault', 'pgmajfault', 'pgscan_kswapd*',
+        'pgscan_direct*', 'pgsteal_kswapd*', 'pgsteal_direct*', 'allocstall*',
+        'workingset_refault*', 'compact_stall', 'compact_fail', 'compact_success', 'oom_kill'],
+        'Patterns of lines; ! takes away; ["*"] is everything')], VMSTAT, VMSTAT_OTHERS)
+def vmstat(tree, options, memory):
+    """proc/vmstat: `pgpgin 24578813`, some 180 lines"""
+    data = tree.read('proc/vmstat')
+    words = data.split()
+    if memory.get('names') == words[::2] and data.endswith(b'\n'):     # the lines of last time
+        try:
+            yield memory['table'], (), counters([words[i] for i in memory['kept']])
+            return
+        except ValueError:                      # one is bad, or none is kept
+            pass
+    lines = vmstat_lines(tree, data)
+    if not set(lines) <= set(memory.get('names', ())):
+        keep, names = memory.setdefault('matcher', matcher(options.keys)), list(lines)
+        kept = [i for i, name in enumerate(names) if keep(shown(name))]
+        memory.update(names=names, kept=[2 * i + 1 for i in kept],
+                      table=vmstat_table([shown(names[i]) for i in kept]))
+    row = [lines.get(memory['names'][i // 2], ABSENT) for i in memory['kept']]
+    if row:
+        yield memory['table'], (), row
+
+
+def vmstat_lines(tree, data):
+    """{name: number} of the lines that are sound; ValueError when none is."""
+    plain, out = b'abcdefghijklmnopqrstuvwxyz0123456789_', {}
+    for line in whole_lines(tree, data):
+        words = line.split()
+        try:
+            if len(words) != 2 or words[0].translate(None, plain) or words[0] in out:
+                raise ValueError
+            out[words[0]], = counters(words[1:])
+        except ValueError:
+            tree.bad_line()
+    if not out:
+        raise ValueError('proc/vmstat')
+    return out
+
+
+def vmstat_table(names):
+    """The Table of these lines."""
+    known = {m.name: m for m in VMSTAT.columns}
+    return Table('vm', tuple([
+        known.get(name) or Metric(name, vmstat_kind(name), '', VMSTAT_OTHERS.help)
+        for name in names]), source=VMSTAT.source)
+
+
+def vmstat_kind(name):
+    """Whether a line says how many there are, or counts what happened."""
+    many = name.startswith('nr_') and name not in VM_COUNTERS or name in VM_GAUGES
+    return GAUGE if many else COUNTER
 
 
 # -- self: the agent, as it sees itself -------------------------------------------------------
@@ -9602,47 +10198,6 @@ class Spool:
         return True
 
 
-RANG, OTHER = 1, 2  # what ended a wait: the bell, or the descriptor that was listened to
-
-
-class Bell:
-    """A pipe that wakes one thread: poll() on it follows the monotonic clock, which lock time-outs
-    before Python 3.9 do not. Owns two descriptors; close() gives them back."""
-
-    def __init__(self):
-        self.reading, self.writing = os.pipe()
-        os.set_blocking(self.reading, False)
-        os.set_blocking(self.writing, False)
-        self.poll, self.others = select.poll(), ()
-        self.poll.register(self.reading, select.POLLIN)
-
-    def ring(self):
-        try:
-            os.write(self.writing, b'!')
-        except OSError:
-            pass                                # full: it rings already
-
-    def wait(self, seconds=None):
-        """RANG, OTHER or both, as soon as one is true; 0 after so many seconds (None: never)."""
-        what = 0
-        for fd, event in self.poll.poll(None if seconds is None else max(0, seconds * 1000)):
-            what |= RANG if fd == self.reading else OTHER
-        if what & RANG:
-            os.read(self.reading, 4096)
-        return what
-
-    def listen(self, fds=()):
-        """From now on wait() also ends when one of these descriptors has input or breaks."""
-        if fds != self.others:
-            for fd in self.others:
-                self.poll.unregister(fd)
-            for fd in fds:
-                self.poll.register(fd, select.POLLIN)
-            self.others = fds
-
-    def close(self):
-        os.close(self.reading)
-        os.close(self.writing)
 
 
 def milliseconds(seconds):
