@@ -2941,18 +2941,21 @@ FILESYSTEM = Table('fs', labels=('mount',), further=MOUNTED, source='statvfs', c
     Metric('read_only', GAUGE, '', '1 when it is mounted read-only, else 0'),
     Metric('stuck', GAUGE, '', '1 while it does not answer, else 0')))
 
-# What holds no data of anybody's, and images, which are always full.
-NO_STORAGE = (
+# What stores nothing of anybody's, and images, which are always full.
+NO_STORAGE = matcher(
     'autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs erofs fusectl '
     'hugetlbfs iso9660 mqueue nsfs proc procfs pstore rpc_pipefs securityfs selinuxfs squashfs '
-    'sysfs tracefs').split()
+    'sysfs tracefs'.split())
 # Another host answers, or a process does: they may hang, and are counted where they live.
 NETWORKED = matcher(
     '9p acfs afs beegfs ceph cifs coda cvfs davfs drvfs fuse fuse.* glusterfs gpfs lustre mvfs '
     'ncpfs nfs nfs4 orangefs panfs prl_fs pvfs2 smb3 smbfs vboxsf virtiofs vmhgfs'.split())
 # Layers over other file systems, whose figures they give: a container each.
-LAYERED = ('aufs', 'overlay', 'overlayfs', 'unionfs')
-
+LAYERED = matcher('aufs overlay overlayfs unionfs'.split())
+# What the system keeps to itself, and mounts for each container.
+BACKSTAGE = matcher(
+    '/dev /dev/* /proc /proc/* /sys /sys/* /run/containerd/* /run/credentials/* /run/k3s/* '
+    '/var/lib/containers/storage/* /var/lib/docker/* /var/lib/kubelet/pods/*'.split())
 
 # The answers of mounts that are not there any more, or where we cannot see them.
 VOLUME_FAR = b'error %d' % errno.EXDEV
@@ -2960,13 +2963,10 @@ VOLUME_GONE = VOLUME_FAR, b'error %d' % errno.ENOENT, b'error %d' % errno.ENOTDI
 
 
 @module('filesystem', 'Size and use of mounted file systems: proc/1/mountinfo, statvfs', [
-    Option('mounts', patterns, [
-        '!/dev', '!/dev/*', '!/proc', '!/proc/*', '!/sys', '!/sys/*', '!/run/credentials/*',
-        '!/run/containerd/*', '!/run/k3s/*', '!/var/lib/containers/storage/*', '!/var/lib/docker/*',
-        '!/var/lib/kubelet/pods/*'],
-        'Patterns of mount points; ! takes away; one that is named in full is always kept'),
-    Option('types', patterns, ['!' + name for name in NO_STORAGE],
-           'Patterns of types of file systems; ! takes away'),
+    Option('mounts', patterns, ['*'],
+           'Patterns of mount points; ! takes away; one that is named in full is always kept'),
+    Option('types', patterns, ['*'],
+           'Patterns of types; ! takes away; the unusual ones (proc, overlay, ...) when named'),
     Option('network', boolean, False,
            'Those of other hosts (nfs, cifs, ceph, ...) and of processes (fuse) too'),
     ], FILESYSTEM, expensive=True)
@@ -2994,21 +2994,36 @@ def filesystem(tree, options, memory):
 
 def volumes_wanted(mounted, options):
     """Those of the [Mount] that the options keep. The last one at a mount point covers others."""
-    keep, keep_type = matcher(options.mounts), matcher(options.types)
-    named = matcher([p for p in options.types if p.strip('*') and not p.startswith('!')])
     last = {mount.point: mount for mount in mounted}
     mounted = [mount for mount in mounted if last[mount.point] is mount]
     chosen = [mount for mount in mounted if shown(mount.point) in options.mounts]
-    numbers, best = set(mount.number for mount in chosen), {}
+    numbers, usual, best = set(mount.number for mount in chosen), usual_volumes(options), {}
     for mount in mounted:
-        rank, type = volume_rank(mount), shown(mount.type)
-        usual = type not in LAYERED and (options.network or not NETWORKED(type))
-        if (rank and mount.number not in numbers and keep(shown(mount.point)) and keep_type(type)
-                and (usual or mount.point == b'/' or named(type))):
+        rank = volume_rank(mount)
+        if rank and mount.number not in numbers and usual(mount):
             if mount.number not in best or rank < volume_rank(best[mount.number]):
                 best[mount.number] = mount
     kept = set(map(id, chosen + list(best.values())))
     return [mount for mount in mounted if id(mount) in kept]
+
+
+def usual_volumes(options):
+    """Mount -> whether the options keep it, when it is not named in full: by a pattern that is more
+    than `*`, or for there is no reason not to."""
+    keep, named = matcher(options.mounts), matcher(naming(options.mounts))
+    keep_type, named_type = matcher(options.types), matcher(naming(options.types))
+
+    def usual(mount):
+        point, type = shown(mount.point), shown(mount.type)
+        layer = LAYERED(type) or not options.network and NETWORKED(type)
+        return (keep(point) and keep_type(type) and (named(point) or not BACKSTAGE(point))
+                and (named_type(type) or not NO_STORAGE(type) and (point == '/' or not layer)))
+    return usual
+
+
+def naming(globs):
+    """The patterns that name something, not just all."""
+    return [g for g in globs if g.strip('*') and not g.startswith('!')]
 
 
 def volume_rank(mount):
@@ -3173,6 +3188,12 @@ VMSTAT = Table('vm', source='proc/vmstat', columns=(
 VMSTAT_OTHERS = OpenTable('vm', '', 'As in proc/vmstat: nr_* as they stand, what counts events per '
                           'second', source='proc/vmstat')
 
+# What is shown unasked: VMSTAT, and what older kernels have in its place, zone by zone.
+VM_USUAL = tuple(m.name for m in VMSTAT.columns) + (
+    'allocstall*', 'pgscan_direct_*', 'pgscan_kswapd_*', 'pgsteal_dma*', 'pgsteal_high',
+    'pgsteal_movable', 'pgsteal_normal', 'pgsteal_direct_*', 'pgsteal_kswapd_*',
+    'workingset_refault')
+
 # How many there are is nr_*, but for this one; these are called so and count what happened all the
 # same.
 VM_GAUGES = ('workingset_nodes',)
@@ -3184,11 +3205,8 @@ VM_COUNTERS = (
 
 
 @module('vmstat', 'Paging, swapping, faults, reclaim, OOM kills: proc/vmstat', [
-    Option('keys', patterns, [
-        'pgpgin', 'pgpgout', 'pswpin', 'pswpout', 'pgfault', 'pgmajfault', 'pgscan_kswapd*',
-        'pgscan_direct*', 'pgsteal_kswapd*', 'pgsteal_direct*', 'allocstall*',
-        'workingset_refault*', 'compact_stall', 'compact_fail', 'compact_success', 'oom_kill'],
-        'Patterns of lines; ! takes away; ["*"] is everything')], VMSTAT, VMSTAT_OTHERS)
+    Option('keys', patterns, [], 'Patterns of further lines; ! takes away; ["*"] is everything'),
+    ], VMSTAT, VMSTAT_OTHERS)
 def vmstat(tree, options, memory):
     """proc/vmstat: `pgpgin 24578813`, some 180 lines"""
     data = tree.read('proc/vmstat')
@@ -3201,7 +3219,7 @@ def vmstat(tree, options, memory):
             pass
     lines = vmstat_lines(tree, data)
     if not set(lines) <= set(memory.get('names', ())):
-        keep, names = memory.setdefault('matcher', matcher(options.keys)), list(lines)
+        keep, names = matcher(list(VM_USUAL) + options.keys), list(lines)
         kept = [i for i, name in enumerate(names) if keep(shown(name))]
         memory.update(names=names, kept=[2 * i + 1 for i in kept],
                       table=vmstat_table([shown(names[i]) for i in kept]))
