@@ -1763,6 +1763,7 @@ class Tree:
             os.close(self.held.popitem()[1])
         if self.asker:
             self.asker.close()
+            self.asker = None
 
 
 def read_to_end(fd):
@@ -1893,11 +1894,13 @@ class Asker:
         return out
 
     def wait_for(self, asked, questions):
-        """Has these asked, and waits until all are answered, or nothing came for PATIENCE; for SOON
-        when only those are left that were late last time, of which each gets a thread at once."""
+        """Has these asked, first those that were answered in time last time, and waits until all
+        are answered, or nothing came for PATIENCE; for SOON when only those are left that were
+        late last time, of which each gets a thread at once."""
         slow = [key for key in asked if self.in_time.get(key) is False]
-        quick = [key for key in asked if self.in_time.get(key) is not False]
-        self.todo.extend([(key, questions[key]) for key in slow[::-1] + quick[::-1]])
+        new = [key for key in asked if key not in self.in_time]
+        quick = [key for key in asked if self.in_time.get(key)] + new
+        self.todo.extend([(key, questions[key]) for key in (quick + slow)[::-1]])
         for key in slow + quick[:1]:
             self.employ()
         before, since, rang = None, 0.0, 0
@@ -3010,8 +3013,8 @@ def volumes_wanted(mounted, options):
 def usual_volumes(options):
     """Mount -> whether the options keep it, when it is not named in full: by a pattern that is more
     than `*`, or for there is no reason not to."""
-    keep, named = matcher(options.mounts), matcher(naming(options.mounts))
-    keep_type, named_type = matcher(options.types), matcher(naming(options.types))
+    keep, named = matcher(options.mounts), matcher(naming_globs(options.mounts))
+    keep_type, named_type = matcher(options.types), matcher(naming_globs(options.types))
 
     def usual(mount):
         point, type = shown(mount.point), shown(mount.type)
@@ -3021,7 +3024,7 @@ def usual_volumes(options):
     return usual
 
 
-def naming(globs):
+def naming_globs(globs):
     """The patterns that name something, not just all."""
     return [g for g in globs if g.strip('*') and not g.startswith('!')]
 
