@@ -347,6 +347,7 @@ def test_healthy_mounts_are_asked_by_one_thread_that_is_kept(real):
     tree.statvfs = lambda path: seen.add(threading.get_ident()) or Space
     for again in range(50):
         assert len(volumes(tree, tree.opts)[0]) == 2
+        eventually(lambda: tree.asker.resting)
     assert len(seen) == 1 and threading.get_ident() not in seen
 
 
