@@ -2018,7 +2018,7 @@ TCP_STATES = ('established', 'syn_sent', 'syn_recv', 'fin_wait1', 'fin_wait2', '
               'close', 'close_wait', 'last_ack', 'listen', 'closing')    # from 1 (net/tcp_states.h)
 FAMILIES = (_socket.AF_INET, ''), (_socket.AF_INET6, '6')
 
-DATAGRAM = 65536                # the kernel fills 32 kB of it at most
+NETLINK_READ = 65536            # the kernel fills 32 kB of it at most
 PIECE = 1 << 20                 # bytes of a dump that are looked at together
 NETLINK_PATIENCE = 5.0          # seconds that a dump may take; a million sockets take two
 EVENT_BUFFER = 16 << 20         # bytes; the kernel takes 1,280 of twice that for each socket
@@ -2073,7 +2073,7 @@ def dump(tree, request):
         link.send(request)
         end = None
         while not end:
-            parts.append(link.recv(DATAGRAM))
+            parts.append(link.recv(NETLINK_READ))
             size += len(parts[-1])
             end = dump_end(parts[-1])
             if end and end[0] < 0:
@@ -2154,7 +2154,7 @@ class Destroyed:
         parts, size, full = [], 0, False
         while size < MOST_EVENTS:
             try:
-                parts.append(self.link.recv(DATAGRAM))
+                parts.append(self.link.recv(NETLINK_READ))
                 size += len(parts[-1])
             except BlockingIOError:
                 break
