@@ -3132,17 +3132,17 @@ class Flows:
     def peer_ended(self, flow, entry):
         """Whether the FIN of the peer is among the bytes received of a socket that is no more.
 
-        Its last state says so, if a dump had it. Else: one that ended in order got an ACK for its
-        own FIN. A FIN that was not read is one unread byte. If it was read, or never came since we
-        closed first (the rest is a TIME_WAIT's, another socket), nothing tells. Taken is what is
-        usual: who connected closed first. So one byte may be wrong at an end.
+        Its last state says so, if a dump had it. Else: a FIN that was not read is one unread byte.
+        One that ended in order got an ACK for its own FIN, a reset one did not. Whether the peer's
+        was read, or never came since we closed first (the rest is a TIME_WAIT's, another socket),
+        nothing tells. Taken is what is usual: who connected closed first. So one byte may be wrong.
         """
         unread, acked, sent, retrans = entry[5], entry[8], entry[10], entry[11]
-        if flow.state in PEER_ENDED:
-            return True
+        if flow.state in PEER_ENDED or unread:
+            return flow.state in PEER_ENDED or unread == 1
         if sent is not None and acked - (sent - retrans) != (1 if flow.server else 2):
             return False
-        return unread == 1 or not unread and (flow.server or flow.state in HALF_CLOSED)
+        return flow.server or flow.state in HALF_CLOSED
 
     def forget(self):
         """Those that are in no dump and do not end either: a reset ended them, and they are held;
