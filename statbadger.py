@@ -2005,13 +2005,12 @@ def narrow_counters(tree):
     return b'\nLowTotal:' in data
 
 
-# -- netlink: the host's TCP sockets (sock_diag(7); linux/inet_diag.h, linux/tcp.h) -----------------
+# -- netlink: the host's TCP sockets (sock_diag(7); linux/inet_diag.h, linux/tcp.h) -------------
 
 SOCK_DIAG = 4                   # NETLINK_SOCK_DIAG
 BY_FAMILY = 20                  # SOCK_DIAG_BY_FAMILY: the request, and each socket in what comes
 NLMSG_ERROR, NLMSG_DONE, NLMSG_OVERRUN = 2, 3, 4
 DUMP = 0x301                    # NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
-DUMP_INTERRUPTED = 0x10         # NLM_F_DUMP_INTR: sockets may be missing, or come twice
 INET_DIAG_INFO = 2              # the attribute that holds a struct tcp_info
 DESTROYED = 1 << 0 | 1 << 2     # SKNLGRP_INET_TCP_DESTROY, SKNLGRP_INET6_TCP_DESTROY (since 4.2)
 TCP_STATES = ('established', 'syn_sent', 'syn_recv', 'fin_wait1', 'fin_wait2', 'time_wait',
@@ -2234,8 +2233,8 @@ def tcp_entries(data, layouts):
 
 
 def info_of(data, at, length):
-    """(where in the message its tcp_info begins, bytes of it); (0, 0) when there is none. Attributes
-    come in any order."""
+    """(where in the message its tcp_info begins, bytes of it); (0, 0) when there is none.
+    Attributes come in any order."""
     place = 88
     while place + 4 <= length:
         size, kind = struct.unpack_from('=HH', data, at + place)
@@ -3044,7 +3043,7 @@ class Flows:
         if not pieces:
             raise trouble
         if counterless and not self.flows:
-            raise Absent('this kernel does not count the bytes of TCP sockets (it does from 4.1 on)')
+            raise Absent('this kernel does not count the bytes of TCP sockets (since 4.1)')
 
     def take(self, piece, turn, grown, present):
         """Takes in what a piece of a dump says; whether its sockets have no counters. Adds (flow,
@@ -3196,35 +3195,36 @@ class Flows:
                 for who, row in out.items()}
 
 
-# -- netstat: proc/net/snmp, netstat, snmp6 (networking/snmp_counter.rst; RFC 1213, 4022, 4293) --
+# -- netstat: proc/net/snmp, netstat, snmp6 (networking/snmp_counter.rst) ----------------------
+
+# A metric is called as in the kernel but for the case: `TcpExt: ListenDrops` is tcpext.listendrops,
+# `Ip6InReceives` is ip6.inreceives.
 
 NETSTAT_SETTINGS = frozenset((b'Forwarding', b'DefaultTTL', b'RtoAlgorithm', b'RtoMin', b'RtoMax',
                               b'MaxConn'))      # no counters; MaxConn is -1
 NETSTAT_GAUGES = frozenset((b'CurrEstab', b'MPCurrEstab'))
-NETSTAT_TABLES = tuple(OpenTable(family, '', 'As in %s, lower case' % lines, source, COUNTER)
-                       for family, lines, source in (
-    ('ip', '`Ip:`', 'proc/net/snmp'), ('icmp', '`Icmp:`', 'proc/net/snmp'),
-    ('icmpmsg', '`IcmpMsg:`', 'proc/net/snmp'), ('tcp', '`Tcp:`', 'proc/net/snmp'),
-    ('udp', '`Udp:`', 'proc/net/snmp'), ('udplite', '`UdpLite:`', 'proc/net/snmp'),
-    ('tcpext', '`TcpExt:`', 'proc/net/netstat'), ('ipext', '`IpExt:`', 'proc/net/netstat'),
-    ('mptcpext', '`MPTcpExt:`', 'proc/net/netstat'), ('ip6', '`Ip6`', 'proc/net/snmp6'),
-    ('icmp6', '`Icmp6`', 'proc/net/snmp6'), ('udp6', '`Udp6`', 'proc/net/snmp6'),
-    ('udplite6', '`UdpLite6`', 'proc/net/snmp6')))
-NETSTAT_KEYS = [
+NETSTAT_TABLES = tuple(
+    OpenTable(lines.lower(), '', 'As in the lines `%s`, lower case' % lines, source, COUNTER)
+    for lines, source in (
+        ('Ip', 'proc/net/snmp'), ('Icmp', 'proc/net/snmp'), ('IcmpMsg', 'proc/net/snmp'),
+        ('Tcp', 'proc/net/snmp'), ('Udp', 'proc/net/snmp'), ('UdpLite', 'proc/net/snmp'),
+        ('TcpExt', 'proc/net/netstat'), ('IpExt', 'proc/net/netstat'),
+        ('MPTcpExt', 'proc/net/netstat'), ('Ip6', 'proc/net/snmp6'), ('Icmp6', 'proc/net/snmp6'),
+        ('Udp6', 'proc/net/snmp6'), ('UdpLite6', 'proc/net/snmp6')))
+NETSTAT_USUAL = (
     'tcp.*', 'tcpext.listen*', 'tcpext.syncookies*', 'tcpext.tcptimeouts', 'tcpext.tcpsynretrans',
     'tcpext.tcpofoqueue', 'tcpext.tcprcvqdrop', 'tcpext.tcpbacklogdrop', 'tcpext.tcpabortonmemory',
     'tcpext.tcpmemorypressures', 'udp.*', 'udp6.*', '!*.ignoredmulti', 'ip.in*', 'ip6.in*',
     '!ip6.in?cast*', '!ip6.in*ect*', '!ip6.incepkts', 'ip.out*', 'ip6.out*', '!ip6.out?cast*',
     '!*.outtransmits', '*.forwdatagrams', '*.outforwdatagrams', '*.reasmfails', '*.fragfails',
     'ipext.inoctets', 'ipext.outoctets', 'icmp.inmsgs', 'icmp.outmsgs', 'icmp.inerrors',
-    'icmp6.inmsgs', 'icmp6.outmsgs', 'icmp6.inerrors']
+    'icmp6.inmsgs', 'icmp6.outmsgs', 'icmp6.inerrors')
 
 
 @module('netstat', 'Counters of IP, ICMP, TCP and UDP: proc/net/snmp, proc/net/netstat, ...', [
-    Option('keys', patterns, NETSTAT_KEYS,
-           'Patterns of metrics, which are called as in the kernel but for the case: `TcpExt: '
-           'ListenDrops` is tcpext.listendrops, `Ip6InReceives` ip6.inreceives; ! takes away; '
-           '["*"] is everything')], *NETSTAT_TABLES)
+    Option('keys', patterns, [],
+           'Patterns of further metrics, as "tcpext.tcp*"; ! takes away; ["*"] is everything')],
+    *NETSTAT_TABLES)
 def netstat_snmp(tree, options, memory):
     return netstat_pairs(tree, options, memory, 'proc/net/snmp')
 
@@ -3282,7 +3282,9 @@ def netstat_snmp6(tree, options, memory):
 def netstat_plan(options, memory, prefix, keys, places=None):
     """(table, places in the line) of the columns that are wanted, or None. places: where the keys
     are, when that is not one behind the other."""
-    keep = memory.setdefault('matcher', matcher([pattern.lower() for pattern in options.keys]))
+    if 'keep' not in memory:
+        memory['keep'] = netstat_keep([key.lower() for key in options.keys])
+    keep = memory['keep']
     family = prefix.decode('ascii', 'replace').lower()
     table = [t for t in NETSTAT_TABLES if t.family == family]
     columns = {}
@@ -3299,6 +3301,14 @@ def netstat_plan(options, memory, prefix, keys, places=None):
             [i for kind, unit, i in columns.values()])
 
 
+def netstat_keep(keys):
+    """Name -> whether it is usual or one of the keys asks for it, and none takes it away."""
+    usual, more = matcher(NETSTAT_USUAL), [key for key in keys if not key.startswith('!')]
+    refused = [key[1:] for key in keys if key.startswith('!')]
+    return lambda name: ((usual(name) or any([glob(key, name) for key in more]))
+                         and not any([glob(key, name) for key in refused]))
+
+
 def netstat_row(tree, plan, values):
     """The row of a plan; none when it is garbage."""
     if plan is not None:
@@ -3312,19 +3322,19 @@ def netstat_row(tree, plan, values):
 
 SOCKETS = Table('sockets', source='proc/net/sockstat', columns=(
     Metric('used', GAUGE, '', 'Sockets of all families'),
-    Metric('tcp_inuse', GAUGE, '', 'TCP sockets in use, but for those in TIME_WAIT; IPv4'),
-    Metric('tcp_orphan', GAUGE, '', 'TCP sockets that no process holds; both families'),
-    Metric('tcp_tw', GAUGE, '', 'TCP sockets in TIME_WAIT; both families'),
-    Metric('tcp_alloc', GAUGE, '', 'TCP sockets that exist; both families'),
-    Metric('tcp_mem', GAUGE, 'B', 'Memory of the buffers of TCP'),
+    Metric('tcp_inuse', GAUGE, '', 'TCP sockets but for those in TIME_WAIT; IPv4'),
+    Metric('tcp_orphan', GAUGE, '', 'TCP sockets that no process holds; all of the machine'),
+    Metric('tcp_tw', GAUGE, '', 'TCP connections in TIME_WAIT; IPv4 and IPv6'),
+    Metric('tcp_alloc', GAUGE, '', 'TCP sockets that exist; all of the machine'),
+    Metric('tcp_mem', GAUGE, 'B', 'Memory of the buffers of TCP; all of the machine'),
     Metric('udp_inuse', GAUGE, '', 'UDP sockets; IPv4'),
-    Metric('udp_mem', GAUGE, 'B', 'Memory of the buffers of UDP'),
+    Metric('udp_mem', GAUGE, 'B', 'Memory of the buffers of UDP; all of the machine'),
     Metric('udplite_inuse', GAUGE, '', 'UDP-Lite sockets; IPv4'),
     Metric('raw_inuse', GAUGE, '', 'Raw sockets; IPv4'),
     Metric('frag_inuse', GAUGE, '', 'Packets that wait for their other fragments; IPv4'),
     Metric('frag_memory', GAUGE, 'B', 'Memory of these')))
 SOCKETS6 = Table('sockets', source='proc/net/sockstat6', columns=(
-    Metric('tcp6_inuse', GAUGE, '', 'TCP sockets in use, but for those in TIME_WAIT; IPv6'),
+    Metric('tcp6_inuse', GAUGE, '', 'TCP sockets but for those in TIME_WAIT; IPv6'),
     Metric('udp6_inuse', GAUGE, '', 'UDP sockets; IPv6'),
     Metric('udplite6_inuse', GAUGE, '', 'UDP-Lite sockets; IPv6'),
     Metric('raw6_inuse', GAUGE, '', 'Raw sockets; IPv6'),
