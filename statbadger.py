@@ -2224,6 +2224,8 @@ def tcp_entries(data, layouts):
             n = alike(data, at + place - 4, 4, length, count) if count > 1 else 1
             layout = layouts.get((length, place, size))
             if layout is None:
+                if len(layouts) > 100:
+                    layouts.clear()
                 layout = layouts[length, place, size] = socket_layout(length, place, size)
             found = layout.iter_unpack(memoryview(data)[at:at + n * length])
             if size < 216:
