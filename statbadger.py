@@ -2107,18 +2107,35 @@ def dump_trouble(number):
 
 
 def own_network(tree):
-    """Raises Absent when the tree is of a host whose network is not ours: netlink speaks of the
-    network namespace that we are in."""
+    """Raises Absent when the tree is of a host whose network is not ours, or may not be: netlink
+    speaks of the network namespace that we are in."""
     if not tree.foreign:
         return
     try:
-        theirs = tree.link('proc/1/ns/net')
-    except OSError as error:
-        raise Absent('%s: %s: whether our network is that of the host is not known (CAP_SYS_PTRACE '
-                     'allows to see it)' % (tree.path('proc/1/ns/net'), error.strerror))
-    if theirs != os.readlink(b'/proc/self/ns/net'):
+        theirs, ours = tree.link('proc/1/ns/net'), os.readlink(b'/proc/self/ns/net')
+    except OSError:                             # it takes CAP_SYS_PTRACE
+        theirs = diag_socket(tree.read('proc/net/netlink', True))
+        fd = os.open('/proc/self/net/netlink', os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            ours = diag_socket(read_to_end(fd))
+        finally:
+            os.close(fd)
+    if theirs != ours or not ours:
         raise Absent('the sockets of %s are in another network namespace than this program: run '
                      'it with the network of the host (--network=host)' % tree.roots['proc'])
+
+
+def diag_socket(data):
+    """The inode of the kernel's own socket of SOCK_DIAG, of which each network namespace has
+    another one; None when proc/net/netlink does not tell.
+
+    `00000000a973f22f 4   0          00000000 0        0        0     2        0        1507`
+    """
+    for line in data.split(b'\n'):
+        words = line.split()
+        if words[1:3] == [b'%d' % SOCK_DIAG, b'0'] and len(words) >= 10:
+            return words[9]
+    return None
 
 
 class Destroyed:

@@ -177,6 +177,9 @@ def test_owners_are_asked_about_what_is_new_and_once_more_for_who_forks(kernel):
     for i in range(2, 130):
         kernel.read([message(1, inode=11)])
     assert kernel.asked == [{11}] * 4, 'and at the 60th and 120th reading'
+    for i in range(130, 190):
+        kernel.read([message(1, FIN_WAIT1)])
+    assert kernel.asked == [{11}] * 4, 'it was closed'
 
 
 def test_one_without_an_owner_is_asked_about_four_times(kernel):
@@ -347,13 +350,25 @@ def test_the_answers_that_end_a_dump():
 
 def test_netlink_is_not_asked_about_a_host_in_another_network_namespace(host):
     tree = host({'proc/1/stat': ''})
-    with pytest.raises(Absent, match='proc/1/ns/net'):
+    with pytest.raises(Absent, match='proc/net/netlink'):
         Flows().read(tree, dict)
     (tree.folder / 'proc/1/ns').mkdir()
     os.symlink('net:[1]', str(tree.folder / 'proc/1/ns/net'))
     with pytest.raises(Absent, match='another network namespace'):
         Flows().read(tree, dict)
     assert tree.events is None
+
+
+def test_who_may_not_see_the_namespace_of_a_host_tells_it_by_the_kernels_own_socket(host):
+    with open('/proc/self/net/netlink', 'rb') as file:
+        own = file.read()
+    if statbadger.diag_socket(own) is None:
+        pytest.skip('needs netlink in the kernel')
+    statbadger.own_network(host({'proc/1/net/netlink': own}, 'same'))
+    inode = statbadger.diag_socket(own)
+    for other in (own.replace(inode + b' ', b'77 '), b'sk Eth Pid\n', own.split(b'\n')[0]):
+        with pytest.raises(Absent, match='another network namespace'):
+            statbadger.own_network(host({'proc/1/net/netlink': other}, 'other'))
 
 
 def test_a_recording_gives_the_numbers_that_were_read(tmp_path):
