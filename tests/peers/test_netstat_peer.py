@@ -2,14 +2,13 @@
 in which there is a socket of most states."""
 import collections
 import json
-import os
 import re
 import subprocess
 import sys
 import time
 
 import pytest
-from conftest import ROOT
+from conftest import PROGRAM, ROOT, clean_environment
 from peer import command, require
 from test_flows_peer import Talker, network_of, start      # noqa: F401
 
@@ -80,6 +79,7 @@ SETTINGS = {'Ip_Forwarding', 'Ip_DefaultTTL', 'Tcp_RtoAlgorithm', 'Tcp_RtoMin', 
 STATES_OF_SS = {'ESTAB': 'established', 'SYN-SENT': 'syn_sent', 'SYN-RECV': 'syn_recv', 'FIN-WAIT-1': 'fin_wait1',
                 'FIN-WAIT-2': 'fin_wait2', 'TIME-WAIT': 'time_wait', 'CLOSE-WAIT': 'close_wait', 'LAST-ACK': 'last_ack',
                 'LISTEN': 'listen', 'CLOSING': 'closing'}
+OUR_STATES = {'sockets.tcp_' + state for state in STATES_OF_SS.values()}
 
 
 @pytest.fixture(scope='module')
@@ -184,3 +184,16 @@ def test_who_is_not_root_reads_the_same(reader, start, prefix):        # noqa: F
     same = [name for name in before if name.startswith('sockets.tcp_') and name[len('sockets.'):] not in MOVES]
     assert len(same) > 10 and [before[name] for name in same] == [theirs[name] for name in same]
     assert set(before) == set(theirs)
+
+
+def test_the_states_of_a_host_whose_network_is_not_ours_are_left_out(prefix, tmp_path):
+    """As in a container to which the host's /proc was given, but not its network. The mount is gone with the process."""
+    unshare = require(command('unshare'), 'mount namespace', 'unshare is not installed')
+    for argv, states in (([unshare, '-m'], 10), (prefix, 0)):
+        script = 'mount --bind /proc %s && exec %s %s -m sockets -n 1 -i 0.5 -e stdout' % (tmp_path, sys.executable, PROGRAM)
+        done = subprocess.run(argv + ['sh', '-c', script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60,
+                              env=clean_environment({'HOST_PROC': str(tmp_path)}))
+        assert done.returncode == 0, done.stderr
+        names = {name for point in json.loads(done.stdout.decode())['points'] for name in point}
+        assert len([name for name in names if name in OUR_STATES]) == states and 'sockets.tcp_inuse' in names
+        assert (b'another network namespace' in done.stderr) == (not states)
