@@ -148,11 +148,12 @@ class network_of:
         subprocess.check_call([command('ip'), 'netns', 'del', self.name])
 
 
-def pair(start, address, prefix=()):
-    """(server, client): two processes; the client knows the server's port, which is client.port."""
+def pair(start, address, prefix=(), to=None):
+    """(server, client): two processes; the client knows the server's port, which is client.port. to: the address that
+    it connects to, where that is another one."""
     server = start(Talker, '-c', SERVER, address, prefix=prefix)
     port = server.hear()
-    client = start(Talker, '-c', CLIENT, address, port, prefix=prefix)
+    client = start(Talker, '-c', CLIENT, to or address, port, prefix=prefix)
     client.port = port
     return server, client
 
@@ -176,8 +177,9 @@ def test_a_long_connection_and_two_thousand_short_ones_are_exact_to_the_byte(sta
     assert set(meter.total) == {server.pid, client.pid, 'None'}
 
 
-def test_ipv6(start, namespace):
-    server, client = pair(start, '::1', namespace)
+@pytest.mark.parametrize('address, to', [('::1', '::1'), ('::', '127.0.0.1')])
+def test_ipv6_and_a_listener_that_takes_both(start, namespace, address, to):
+    server, client = pair(start, address, namespace, to)
     meter = start(Meter, prefix=namespace)
     assert client.say('hold 3000000 20') == 'done'
     found = meter.read()['owners']
