@@ -122,11 +122,13 @@ class Table:
 
 
 class OpenTable:
-    """A family whose names come with the rows: `of(names)` is a Table for them."""
-    __slots__ = ('family', 'source', 'unit', 'help')
+    """A family whose names come with the rows: `of(names)` is a Table for them. unit, kind: those
+    of most."""
+    __slots__ = ('family', 'source', 'unit', 'help', 'kind')
 
-    def __init__(self, family, unit, help, source=''):
+    def __init__(self, family, unit, help, source='', kind=GAUGE):
         self.family, self.unit, self.help, self.source = family, unit, help, source
+        self.kind = kind
 
     def of(self, columns):
         """A Table of the (name, kind, unit) given."""
@@ -1593,8 +1595,8 @@ class Tree:
     Paths begin with proc/ or sys/ (or etc/). roots: {'proc': '/proc', 'sys': '/sys', '': '/'}.
     hold: keep descriptors and read them again at 0 (only true of the running kernel's own files: a
     file of a frozen host may be replaced). monotonic: the clock that stamps .when. frozen: a
-    recording, so the kernel that runs here is not asked. Owns the held descriptors; close() gives
-    them back.
+    recording, so the kernel that runs here is not asked. Owns the held descriptors and a netlink
+    socket; close() gives them back.
     """
 
     def __init__(self, roots, monotonic, hold=False, frozen=False):
@@ -1604,6 +1606,7 @@ class Tree:
         self.unrecorded = None                          # the OSError that ended it
         self.asker, self.statvfs = None, os.statvfs
         self.fresh = {}  # what was read in this tick: several modules share a file
+        self.events = None                              # Destroyed, once it was asked for
         self.foreign = not hold
 
     def begin(self):
@@ -1700,6 +1703,34 @@ class Tree:
             self.record(self.keep, name, data)
         return data
 
+    def listen(self):
+        """From now on what the kernel says of TCP sockets that end is kept for destroyed(), if that
+        can be."""
+        if self.events is None and not self.frozen:
+            try:
+                self.ends()
+            except (Absent, OSError):           # destroyed() says it
+                pass
+
+    def ends(self):
+        if self.events is None:
+            own_network(self)
+            self.events = Destroyed()
+        return self.events
+
+    def destroyed(self):
+        """What Destroyed says since the last tick, as bytes; asked at most once a tick. Raises
+        Absent."""
+        return self.ask('destroyed', lambda tree: tree.answer(
+            'sock_diag/destroyed', lambda: tree.ends().read()))
+
+    def page_size(self):
+        """Bytes of a page of memory, or a hole."""
+        try:
+            return int(self.answer('page_size', lambda: b'%d' % os.sysconf('SC_PAGE_SIZE')))
+        except Absent:
+            return ABSENT
+
     def list(self, name):
         """The names in a folder, sorted, as bytes; raises Absent."""
         try:
@@ -1764,6 +1795,9 @@ class Tree:
         if self.asker:
             self.asker.close()
             self.asker = None
+        if self.events is not None:
+            self.events.close()
+            self.events = None
 
 
 def read_to_end(fd):
@@ -2222,6 +2256,307 @@ def narrow_counters(tree):
     if words and words[0].isdigit():
         return int(words[0]) < 4 << 20
     return b'\nLowTotal:' in data
+
+
+# -- netlink: the host's TCP sockets (sock_diag(7); linux/inet_diag.h, linux/tcp.h) -------------
+
+SOCK_DIAG = 4                   # NETLINK_SOCK_DIAG
+BY_FAMILY = 20                  # SOCK_DIAG_BY_FAMILY: the request, and each socket in what comes
+NLMSG_ERROR, NLMSG_DONE, NLMSG_OVERRUN = 2, 3, 4
+DUMP = 0x301                    # NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
+INET_DIAG_INFO = 2              # the attribute that holds a struct tcp_info
+DESTROYED = 1 << 0 | 1 << 2     # SKNLGRP_INET_TCP_DESTROY, SKNLGRP_INET6_TCP_DESTROY (since 4.2)
+TCP_STATES = ('established', 'syn_sent', 'syn_recv', 'fin_wait1', 'fin_wait2', 'time_wait',
+              'close', 'close_wait', 'last_ack', 'listen', 'closing')    # from 1 (net/tcp_states.h)
+FAMILIES = (_socket.AF_INET, ''), (_socket.AF_INET6, '6')
+
+NETLINK_READ = 65536            # the kernel fills 32 kB of it at most
+PIECE = 1 << 20                 # bytes of a dump that are looked at together
+NETLINK_PATIENCE = 5.0          # seconds that a dump may take; a million sockets take two
+EVENT_BUFFER = 16 << 20         # bytes; the kernel takes 1,280 of twice that for each socket
+MOST_EVENTS = 12 << 20          # bytes that are taken at once; what is more waits
+SO_RCVBUFFORCE, SO_MEMINFO = 33, 55
+MESSAGE_HEAD = '=IHHII'         # nlmsghdr: length, type, flags, sequence, port
+END_SIZE = 20                   # that, and an int: an errno below zero, or 0
+
+
+def sockets_asked(family, states, info):
+    """The request for all TCP sockets of a family that are in one of the states (numbers)."""
+    return b''.join([
+        struct.pack(MESSAGE_HEAD, 72, BY_FAMILY, DUMP, 1, 0),
+        struct.pack('=BBBB',                    # inet_diag_req_v2
+                    family,                     # sdiag_family
+                    _socket.IPPROTO_TCP,        # sdiag_protocol
+                    info << INET_DIAG_INFO - 1,         # idiag_ext
+                    0),                         # pad
+        struct.pack('=I', sum(1 << state for state in states)),         # idiag_states
+        bytes(48)])                             # inet_diag_sockid: of a dump it says nothing
+
+
+def tcp_sockets(tree, name, family, states, info=False):
+    """The pieces, each of whole messages, of what the kernel says of the TCP sockets of a family,
+    as `name` in a recording; raises Absent, also between two pieces. info: with tcp_info.
+
+    So large a dump is no picture of one moment: the kernel goes on with it as it is read, and a
+    socket that comes or goes meanwhile may be in it, or not, or twice. NLM_F_DUMP_INTR, which
+    other dumps have for that, says nothing more.
+    """
+    asked, number, piece = None, 0, b''
+    try:
+        while not dump_end(piece):
+            if asked is None:
+                asked = dump(tree, sockets_asked(family, states, info))
+            word = 'sock_diag/' + name + ('.%d' % number if number else '')
+            piece = tree.answer(word, lambda: next(asked))
+            yield piece
+            number += 1
+    finally:
+        if asked is not None:
+            asked.close()
+
+
+def dump(tree, request):
+    """Pieces of what the kernel answers; raises Absent or OSError. Owns a socket until its end."""
+    own_network(tree)
+    deadline, parts, size = time.monotonic() + NETLINK_PATIENCE, [], 0
+    link = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, SOCK_DIAG)
+    try:
+        link.settimeout(NETLINK_PATIENCE)
+        link.send(request)
+        end = None
+        while not end:
+            parts.append(link.recv(NETLINK_READ))
+            size += len(parts[-1])
+            end = dump_end(parts[-1])
+            if end and end[0] < 0:
+                raise dump_trouble(-end[0])
+            if end or size >= PIECE:
+                yield b''.join(parts)
+                parts, size = [], 0
+            if not end and time.monotonic() > deadline:
+                raise OSError(errno.ETIMEDOUT, 'no end after %g s' % NETLINK_PATIENCE)
+    finally:
+        link.close()
+
+
+def dump_end(data):
+    """(errno below zero, or 0,) when these messages are the end of a dump, else None."""
+    for at in (len(data) - END_SIZE, 0):        # an error comes alone, with the request behind it
+        if 0 <= at <= len(data) - END_SIZE:
+            length, kind, flags, sequence, port, value = struct.unpack_from('=IHHIIi', data, at)
+            if kind == NLMSG_DONE and length == END_SIZE and at + length == len(data):
+                return (value,)
+            if kind == NLMSG_ERROR and not at and length <= len(data):
+                return (value or -errno.EPROTO,)
+    return None
+
+
+def dump_trouble(number):
+    """The error that the kernel answers a dump with."""
+    if number in (errno.ENOENT, errno.EOPNOTSUPP):
+        return Absent('the kernel cannot be asked for TCP sockets: it has no tcp_diag, or may not '
+                      'load that module now (modprobe tcp_diag)')
+    return OSError(number, os.strerror(number))
+
+
+def own_network(tree):
+    """Raises Absent when the tree is of a host whose network is not ours, or may not be: netlink
+    speaks of the network namespace that we are in."""
+    if not tree.foreign:
+        return
+    try:
+        theirs, ours = tree.link('proc/1/ns/net'), os.readlink(b'/proc/self/ns/net')
+    except OSError:                             # it takes CAP_SYS_PTRACE
+        theirs = diag_socket(tree.read('proc/net/netlink', True))
+        fd = os.open('/proc/self/net/netlink', os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            ours = diag_socket(read_to_end(fd))
+        finally:
+            os.close(fd)
+    if theirs != ours or not ours:
+        raise Absent('the sockets of %s are in another network namespace than this program: run '
+                     'it with the network of the host (--network=host)' % tree.roots['proc'])
+
+
+def diag_socket(data):
+    """The inode of the kernel's own socket of SOCK_DIAG, of which each network namespace has
+    another one; None when proc/net/netlink does not tell.
+
+    `00000000a973f22f 4   0          00000000 0        0        0     2        0        1507`
+    """
+    for line in data.split(b'\n'):
+        words = line.split()
+        if words[1:3] == [b'%d' % SOCK_DIAG, b'0'] and len(words) >= 10:
+            return words[9]
+    return None
+
+
+class Destroyed:
+    """What the kernel says of each TCP socket that it destroys, its last counters among it. Owns a
+    netlink socket; close() gives it back. Raises OSError, also when the kernel is older than 4.2.
+    """
+
+    def __init__(self):
+        self.dropped = 0
+        self.link = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC,
+                                   SOCK_DIAG)
+        try:
+            # The first needs CAP_NET_ADMIN; the second goes up to net.core.rmem_max.
+            for option in (SO_RCVBUFFORCE, _socket.SO_RCVBUF):
+                if self.link.getsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF) < EVENT_BUFFER:
+                    self.enlarge(option)
+            self.link.settimeout(0)
+            self.link.bind((0, DESTROYED))
+        except OSError:
+            self.close()
+            raise
+
+    def enlarge(self, option):
+        try:
+            self.link.setsockopt(_socket.SOL_SOCKET, option, EVENT_BUFFER)
+        except PermissionError:
+            pass
+
+    def read(self):
+        """The messages that came since the last time, and a NLMSG_OVERRUN with a number behind them
+        when so many more found no room."""
+        parts, size, full = [], 0, False
+        while size < MOST_EVENTS:
+            try:
+                parts.append(self.link.recv(NETLINK_READ))
+                size += len(parts[-1])
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                full = True
+        if full:                                # by now all that were lost are counted
+            parts.append(struct.pack(MESSAGE_HEAD + 'I', END_SIZE, NLMSG_OVERRUN, 0, 0, 0,
+                                     self.lost()))
+        return b''.join(parts)
+
+    def lost(self):
+        """How many messages found no room since this was asked last; at least 1."""
+        try:
+            data = self.link.getsockopt(_socket.SOL_SOCKET, SO_MEMINFO, 36)     # since 4.12
+            dropped = struct.unpack('=9I', data)[8]                     # SK_MEMINFO_DROPS
+        except (OSError, struct.error):
+            return 1
+        before, self.dropped = self.dropped, dropped
+        return max(1, dropped - before & 0xffffffff)
+
+    def close(self):
+        self.link.close()
+
+
+def socket_runs(data):
+    """(where it begins, length of one, how many) for each run of messages of one length, each of
+    which is about a socket. What is no message, and what is behind it, is left out.
+
+    Most messages are alike in all but their numbers, so that what is done for a run is done for
+    hundreds at once.
+    """
+    at, window = 0, 8
+    while at + 16 <= len(data):
+        length, kind = struct.unpack_from('=IH', data, at)
+        step, count = length + 3 & ~3, 1
+        if length < 16 or at + length > len(data):
+            return
+        if kind == BY_FAMILY and length >= 88:
+            if step == length:
+                most = min(window, (len(data) - at) // step)
+                count = alike(data, at, 6, step, most)
+                window = min(4 * window, 4096) if count == most else 8
+            yield at, length, count
+        at += count * step
+
+
+def alike(data, at, width, step, count):
+    """How many of `count` places, from `at` on and `step` bytes apart, begin with the same `width`
+    bytes as the first, before one that does not."""
+    for i in range(at, at + width):
+        column = data[i:at + count * step:step]
+        count = len(column) - len(column.lstrip(column[:1]))
+    return count
+
+
+def tcp_entries(data, layouts):
+    """(family, state, port, address, cookie, unread, inode, ages, acked, received, sent, retrans)
+    of each TCP socket that comes with byte counters; before 4.19 the last two are None. layouts: a
+    dict for this function to remember in."""
+    for at, length, count in socket_runs(data):
+        while count:
+            place, size = info_of(data, at, length)
+            if size < 136:                      # half open, or only a TIME_WAIT is left of it
+                at, count = at + length, count - 1
+                continue
+            n = alike(data, at + place - 4, 4, length, count) if count > 1 else 1
+            layout = layouts.get((length, place, size))
+            if layout is None:
+                if len(layouts) > 100:
+                    layouts.clear()
+                layout = layouts[length, place, size] = socket_layout(length, place, size)
+            found = layout.iter_unpack(memoryview(data)[at:at + n * length])
+            if size < 216:
+                found = [entry + (None, None) for entry in found]
+            yield from found
+            at, count = at + n * length, count - n
+
+
+def info_of(data, at, length):
+    """(where in the message its tcp_info begins, bytes of it); (0, 0) when there is none.
+    Attributes come in any order."""
+    place = 88
+    while place + 4 <= length:
+        size, kind = struct.unpack_from('=HH', data, at + place)
+        if size < 4 or place + size > length:
+            break
+        if kind == INET_DIAG_INFO:
+            return place + 4, size - 4
+        place += size + 3 & ~3
+    return 0, 0
+
+
+def socket_layout(length, place, size):
+    """The Struct of a message about a socket: its length, and where its tcp_info of `size` bytes
+    begins."""
+    fields = ['=16x',           # nlmsghdr
+              'B',              # idiag_family                                  -> family
+              'B',              # idiag_state                                   -> state
+              '2x',             # idiag_timer, idiag_retrans
+              '2s',             # id.idiag_sport, as on the wire                -> port
+              '2x',             # id.idiag_dport
+              '16s',            # id.idiag_src; an IPv4 address and zeros       -> address
+              '16x',            # id.idiag_dst
+              '4x',             # id.idiag_if
+              'Q',              # id.idiag_cookie                               -> cookie
+              '4x',             # idiag_expires
+              'I',              # idiag_rqueue: what came and was not read yet  -> unread
+              '8x',             # idiag_wqueue, idiag_uid
+              'I',              # idiag_inode                                   -> inode
+              '%dx' % (place - 88),
+              '44x',            # tcpi_state ... tcpi_fackets
+              '16s',            # tcpi_last_data_sent ... tcpi_last_ack_recv    -> ages
+              '60x',            # tcpi_pmtu ... tcpi_max_pacing_rate
+              'Q',              # tcpi_bytes_acked (4.1)                        -> acked
+              'Q']              # tcpi_bytes_received (4.1)                     -> received
+    if size >= 216:
+        fields += ['64x',       # tcpi_segs_out ... tcpi_delivered_ce
+                   'Q',         # tcpi_bytes_sent (4.19)                        -> sent
+                   'Q']         # tcpi_bytes_retrans (4.19)                     -> retrans
+    known = 216 if size >= 216 else 136
+    return struct.Struct(''.join(fields) + '%dx' % (length - place - known))
+
+
+def events_lost(data):
+    """How many messages of Destroyed found no room, as it wrote behind those that did."""
+    at = len(data) - END_SIZE
+    if at >= 0:
+        length, kind, flags, sequence, port, lost = struct.unpack_from(MESSAGE_HEAD + 'I', data, at)
+        if length == END_SIZE and kind == NLMSG_OVERRUN:
+            return lost
+    return 0
 
 
 # == 4 MODULES: what the columns of each kernel file mean =======================================
@@ -3259,6 +3594,444 @@ def vmstat_kind(name):
     """Whether a line says how many there are, or counts what happened."""
     many = name.startswith('nr_') and name not in VM_COUNTERS or name in VM_GAUGES
     return GAUGE if many else COUNTER
+# -- flows: the bytes that each owner of TCP sockets moved (sock_diag(7)) ----------------------
+
+MOST_FLOWS = 1000000            # sockets that are remembered
+MOST_GONE = 65536               # of them, those that no dump shows and whose end was not heard of
+ASK_AGAIN = 60                  # readings, after which the owner of every socket is asked anew
+ESTABLISHED, CLOSE_WAIT, LISTEN = 1, 8, 10
+HALF_CLOSED = 4, 5              # FIN_WAIT1, FIN_WAIT2: we said that we have no more to say
+PEER_ENDED = 8, 9, 11           # CLOSE_WAIT, LAST_ACK, CLOSING: the FIN of the peer has come
+# Not 3 and 6: a flood of SYNs, or of TIME_WAITs, would come along, which have no counters.
+FLOW_STATES = 1, 2, 4, 5, 8, 9, 10, 11
+ANYWHERE = bytes(16)            # the address of a listener that takes all
+
+
+class Flow:
+    """A TCP socket that is remembered: its inode (0: no process holds it), the owner of that, and
+    its counters as the kernel had them last. rx, tx: payload. server: it came from a listener.
+    seen: the last reading whose dump had it; asked: how often its owner was."""
+    __slots__ = ('inode', 'owner', 'state', 'acked', 'received', 'sent', 'rx', 'tx', 'retrans',
+                 'server', 'seen', 'asked')
+
+    def __init__(self, server, seen):
+        self.server, self.seen, self.inode, self.owner, self.state = server, seen, 0, None, 0
+        self.acked = self.received = self.sent = self.rx = self.tx = self.retrans = self.asked = 0
+
+
+class Flows:
+    """TCP payload by owner, exact: read() gives what was moved since it was called last.
+
+    Sockets are known by their cookie, which stays theirs to the end. What is in a dump has an inode
+    to ask the owner by. At its end the kernel tells the last counters of a socket, but no inode: if
+    a dump had it, its owner is known; if not, it lived shorter than the time between two readings,
+    and one that a listener accepted goes to the owner of the listener. The others are None's.
+
+    lost: ends that the kernel could not tell, for too many came at once. Of what moved between the
+    last dump and such an end, nothing is known. UDP and QUIC have no such counters. Of MPTCP the
+    subflows are counted, which are TCP sockets.
+    """
+
+    def __init__(self):
+        self.flows, self.young, self.turn, self.began = {}, [], 0, 0.0
+        self.listeners, self.listeners_before = {}, {}
+        self.layouts, self.lost, self.short, self.said = {}, 0, False, {}
+
+    def read(self, tree, owners):
+        """{owner, or None: (bytes received, bytes sent, bytes sent again, open connections)}, None
+        always among them. Sockets that are there at the first reading have moved nothing by then.
+        Before 4.19 what was sent again is a hole. Raises Absent.
+
+        owners: set of inodes -> {inode: owner} of those that have one. It is asked about a socket
+        as it appears, at the next reading again, for who accepts and forks hands it on, and then
+        with all others at every ASK_AGAIN-th; where no owner is found, twice more.
+        """
+        turn, grown, present = self.turn + 1, [], []
+        if turn == 1:
+            self.began = tree.monotonic()
+            tree.listen()                       # before the dump: an end must not fall in between
+        self.read_dump(tree, turn, grown, present)
+        self.turn = turn
+        self.read_ends(tree, grown)
+        self.ask(owners)
+        return self.sums(grown if turn > 1 else (), present)
+
+    def news(self):
+        """[text] of what there is to say, each once."""
+        out = [text for text, told in self.said.items() if not told]
+        self.said.update(dict.fromkeys(out, True))
+        return out
+
+    def read_dump(self, tree, turn, grown, present):
+        """Takes in all live sockets. What is read of one family is good without the other."""
+        listeners, trouble, pieces, counterless = {}, None, 0, 0
+        for family, version in FAMILIES:
+            try:
+                for piece in tcp_sockets(tree, 'inet' + version, family, FLOW_STATES, True):
+                    if not pieces:
+                        self.listeners_before, self.listeners = self.listeners, listeners
+                    pieces += 1
+                    counterless += self.take(piece, turn, grown, present) and 1
+            except Absent as error:
+                trouble = trouble or error
+        if not pieces:
+            raise trouble
+        if counterless and not self.flows:
+            raise Absent('this kernel does not count the bytes of TCP sockets (since 4.1)')
+
+    def take(self, piece, turn, grown, present):
+        """Takes in what a piece of a dump says; whether its sockets have no counters. Adds (flow,
+        entry) of those that changed and of connections that are open."""
+        flows, none = self.flows, True
+        for entry in tcp_entries(piece, self.layouts):
+            (family, state, port, address, cookie, unread, inode, ages, acked, received, sent,
+             retrans) = entry
+            none, flow = False, flows.get(cookie)
+            if flow is None:
+                if len(flows) >= MOST_FLOWS:
+                    continue
+                server = state != LISTEN and self.listener(entry) is not None
+                flow = flows[cookie] = Flow(server, 0)
+            elif flow.seen == turn:             # it was in the dump already
+                continue
+            flow.seen = turn
+            if inode != flow.inode:             # it appeared, was accepted, or closed
+                flow.inode, flow.asked = inode, 0
+                self.young.append(flow)
+            if received != flow.received or sent != flow.sent or acked != flow.acked:
+                self.grow(flow, entry, state in PEER_ENDED, grown)
+            flow.state = state
+            if state == LISTEN:
+                self.listeners.setdefault((family, port), {}).setdefault(address, flow)
+            elif inode or state == ESTABLISHED or state == CLOSE_WAIT:  # or not accepted yet
+                present.append((flow, entry))
+        return none and any(0 < info_of(piece, at, length)[1] < 136
+                            for at, length, count in socket_runs(piece))
+
+    def grow(self, flow, entry, ended, grown):
+        """Adds (flow, entry, payload received, sent, sent again) that are more than before. ended:
+        the peer's FIN has come.
+
+        bytes_received counts that FIN as one byte. bytes_sent less bytes_retrans is what was sent
+        of the payload, SYN and FIN not counted, and the same whether the peer acknowledged it or
+        not, or died. Before 4.19 there is bytes_acked only, which lags behind by what is on its
+        way, and counts a SYN (of who connects) and a FIN as one each.
+        """
+        state, acked, received, sent, retrans = (entry[1],) + entry[8:]
+        if received < flow.received or acked < flow.acked:
+            flow.rx = flow.tx = flow.retrans = 0        # connect(2), AF_UNSPEC: it begins anew
+        rx = received - (ended and received > 0)
+        if sent is None:
+            self.short = True
+            tx = max(0, acked - (not flow.server) - (state in (5, 7)))
+        else:
+            tx = sent - retrans
+        more = max(0, rx - flow.rx), max(0, tx - flow.tx), max(0, (retrans or 0) - flow.retrans)
+        if any(more):
+            grown.append((flow, entry) + more)
+        flow.acked, flow.received, flow.sent = acked, received, sent
+        flow.rx, flow.tx = flow.rx + more[0], flow.tx + more[1]
+        flow.retrans += more[2]
+
+    def read_ends(self, tree, grown):
+        """Takes in the last counters of sockets that are no more."""
+        try:
+            data = tree.destroyed()
+        except Absent as error:
+            self.said.setdefault('TCP connections that end between two readings are not counted: %s'
+                                 % error, False)
+            self.flows = {c: f for c, f in self.flows.items() if f.seen == self.turn}
+            return
+        lost = events_lost(data)
+        if lost and not self.lost:
+            self.said['TCP sockets ended faster than the kernel could say (net.core.rmem_max): '
+                      'what the last of them moved is not known'] = False
+        self.lost += lost
+        passed = (tree.monotonic() - self.began) * 1000
+        for entry in tcp_entries(data, self.layouts):
+            flow = self.flows.pop(entry[4], None)
+            if flow is None:
+                # One that a reset ended, and that was held all the same, is in no dump: it may be
+                # older than we are. ms since data was sent, (unused), data came, an ACK came:
+                ages = struct.unpack('=4I', entry[7])
+                if self.turn == 1 or min(ages[0], ages[2], ages[3]) > passed:
+                    continue
+                flow = Flow(self.listener(entry) is not None, 0)
+            self.grow(flow, entry, self.peer_ended(flow, entry), grown)
+            flow.inode = 0
+        if len(self.flows) > MOST_GONE:
+            self.forget()
+
+    def peer_ended(self, flow, entry):
+        """Whether the FIN of the peer is among the bytes received of a socket that is no more.
+
+        Its last state says so, if a dump had it. Else: a FIN that was not read is one unread byte.
+        One that ended in order got an ACK for its own FIN, a reset one did not. Whether the peer's
+        was read, or never came since we closed first (the rest is a TIME_WAIT's, another socket),
+        nothing tells. Taken is what is usual: who connected closed first. So one byte may be wrong.
+        """
+        unread, acked, sent, retrans = entry[5], entry[8], entry[10], entry[11]
+        if flow.state in PEER_ENDED or unread:
+            return flow.state in PEER_ENDED or unread == 1
+        if sent is not None and acked - (sent - retrans) != (1 if flow.server else 2):
+            return False
+        return flow.server or flow.state in HALF_CLOSED
+
+    def forget(self):
+        """Those that are in no dump and do not end either: a reset ended them, and they are held;
+        or the word of their end was lost. The oldest of too many are forgotten."""
+        gone = [cookie for cookie, flow in self.flows.items() if flow.seen != self.turn]
+        for cookie in gone[:-MOST_GONE]:
+            del self.flows[cookie]
+
+    def ask(self, owners):
+        """Asks for the owners of new sockets, and now and then of all."""
+        asked = self.young
+        if self.turn % ASK_AGAIN == 0:
+            asked = [flow for flow in self.flows.values() if flow.seen == self.turn]
+        inodes = set([flow.inode for flow in asked if flow.inode])
+        found = owners(inodes) if inodes else {}
+        self.young = []
+        for flow in asked:
+            owner = found.get(flow.inode)
+            flow.asked += 1
+            if owner is not None:
+                flow.owner = owner
+            if flow.inode and flow.asked < (4 if owner is None else 2):
+                self.young.append(flow)
+
+    def listener(self, entry):
+        """The Flow of the listener at the local address of an entry, or None."""
+        for listeners in (self.listeners, self.listeners_before):
+            here = listeners.get((entry[0], entry[2]))
+            if here:
+                found = here.get(entry[3]) or here.get(ANYWHERE)
+                if found:
+                    return found
+        return None
+
+    def owner(self, flow, entry):
+        """Who a socket belongs to: its own owner, else that of the listener it came from."""
+        if flow.owner is None:
+            flow = self.listener(entry) or flow
+        return flow.owner
+
+    def sums(self, grown, present):
+        out = {None: [0, 0, 0, 0]}
+        for flow, entry, rx, tx, retrans in grown:
+            row = out.setdefault(self.owner(flow, entry), [0, 0, 0, 0])
+            row[0] += rx
+            row[1] += tx
+            row[2] += retrans
+        for flow, entry in present:
+            out.setdefault(self.owner(flow, entry), [0, 0, 0, 0])[3] += 1
+        return {who: (row[0], row[1], ABSENT if self.short else row[2], row[3])
+                for who, row in out.items()}
+
+
+# -- netstat: proc/net/snmp, netstat, snmp6 (networking/snmp_counter.rst) ----------------------
+
+# A metric is called as in the kernel but for the case: `TcpExt: ListenDrops` is tcpext.listendrops,
+# `Ip6InReceives` is ip6.inreceives.
+
+NETSTAT_SETTINGS = frozenset((b'Forwarding', b'DefaultTTL', b'RtoAlgorithm', b'RtoMin', b'RtoMax',
+                              b'MaxConn'))      # no counters; MaxConn is -1
+NETSTAT_GAUGES = frozenset((b'CurrEstab', b'MPCurrEstab'))
+NETSTAT_TABLES = tuple(
+    OpenTable(lines.lower(), '', 'As in the lines `%s`, lower case' % lines, source, COUNTER)
+    for lines, source in (
+        ('Ip', 'proc/net/snmp'), ('Icmp', 'proc/net/snmp'), ('IcmpMsg', 'proc/net/snmp'),
+        ('Tcp', 'proc/net/snmp'), ('Udp', 'proc/net/snmp'), ('UdpLite', 'proc/net/snmp'),
+        ('TcpExt', 'proc/net/netstat'), ('IpExt', 'proc/net/netstat'),
+        ('MPTcpExt', 'proc/net/netstat'), ('Ip6', 'proc/net/snmp6'), ('Icmp6', 'proc/net/snmp6'),
+        ('Udp6', 'proc/net/snmp6'), ('UdpLite6', 'proc/net/snmp6')))
+NETSTAT_USUAL = (
+    'tcp.*', 'tcpext.listen*', 'tcpext.syncookies*', 'tcpext.tcptimeouts', 'tcpext.tcpsynretrans',
+    'tcpext.tcpofoqueue', 'tcpext.tcprcvqdrop', 'tcpext.tcpbacklogdrop', 'tcpext.tcpabortonmemory',
+    'tcpext.tcpmemorypressures', 'udp.*', 'udp6.*', '!*.ignoredmulti', 'ip.in*', 'ip6.in*',
+    '!ip6.in?cast*', '!ip6.in*ect*', '!ip6.incepkts', 'ip.out*', 'ip6.out*', '!ip6.out?cast*',
+    '!*.outtransmits', '*.forwdatagrams', '*.outforwdatagrams', '*.reasmfails', '*.fragfails',
+    'ipext.inoctets', 'ipext.outoctets', 'icmp.inmsgs', 'icmp.outmsgs', 'icmp.inerrors',
+    'icmp6.inmsgs', 'icmp6.outmsgs', 'icmp6.inerrors')
+
+
+@module('netstat', 'Counters of IP, ICMP, TCP and UDP: proc/net/snmp, proc/net/netstat, ...', [
+    Option('keys', patterns, [],
+           'Patterns of further metrics, as "tcpext.tcp*"; ! takes away; ["*"] is everything')],
+    *NETSTAT_TABLES)
+def netstat_snmp(tree, options, memory):
+    return netstat_pairs(tree, options, memory, 'proc/net/snmp')
+
+
+@module('netstat', '', [])
+def netstat_more(tree, options, memory):
+    return netstat_pairs(tree, options, memory, 'proc/net/netstat')
+
+
+def netstat_pairs(tree, options, memory, name):
+    """`Udp: InDatagrams NoPorts InErrors ...`, then `Udp: 12650 298 0 ...`. Each kernel has other
+    columns."""
+    heads, found = {}, False
+    for line in whole_lines(tree, tree.read(name)):
+        prefix, colon, rest = line.partition(b':')
+        if prefix not in heads:
+            heads[prefix] = rest
+            continue
+        names, values = heads.pop(prefix), rest.split()
+        if memory.get(prefix, NEVER)[0] != names:
+            words = names.split()
+            memory[prefix] = names, len(words), netstat_plan(options, memory, prefix, words)
+        known, count, plan = memory[prefix]
+        if len(values) != count:
+            tree.bad_line()
+            continue
+        found = True
+        yield from netstat_row(tree, plan, values)
+    if heads or not found:
+        for prefix in heads:
+            tree.bad_line()
+        if not found:
+            raise ValueError(name)
+
+
+@module('netstat', '', [])
+def netstat_snmp6(tree, options, memory):
+    """`Ip6InReceives                   \\t6980`, a line each"""
+    words = b'\n'.join(whole_lines(tree, tree.read('proc/net/snmp6'))).split()
+    names, values = words[0::2], words[1::2]
+    if len(names) != len(values):
+        raise ValueError('proc/net/snmp6')
+    if memory.get('snmp6', NEVER)[0] != names:
+        families = {}
+        for i, name in enumerate(names):
+            prefix, six, key = name.partition(b'6')
+            families.setdefault(prefix + six, []).append((i, key))
+        memory['snmp6'] = names, [
+            netstat_plan(options, memory, prefix, [key for i, key in those], [i for i, k in those])
+            for prefix, those in families.items()]
+    for plan in memory['snmp6'][1]:
+        yield from netstat_row(tree, plan, values)
+
+
+def netstat_plan(options, memory, prefix, keys, places=None):
+    """(table, places in the line) of the columns that are wanted, or None. places: where the keys
+    are, when that is not one behind the other."""
+    if 'keep' not in memory:
+        memory['keep'] = netstat_keep([key.lower() for key in options.keys])
+    keep = memory['keep']
+    family = prefix.decode('ascii', 'replace').lower()
+    table = [t for t in NETSTAT_TABLES if t.family == family]
+    columns = {}
+    for i, key in enumerate(keys):
+        name = key.decode('ascii', 'replace').lower()
+        if (name.replace('_', '').isalnum() and key not in NETSTAT_SETTINGS
+                and keep('%s.%s' % (family, name))):
+            kind = GAUGE if key in NETSTAT_GAUGES else COUNTER
+            unit = 'B/s' if name.endswith('octets') else ''
+            columns.setdefault(name, (kind, unit, places[i] if places else i))
+    if not table or not columns:
+        return None
+    return (table[0].of([(name, kind, unit) for name, (kind, unit, i) in columns.items()]),
+            [i for kind, unit, i in columns.values()])
+
+
+def netstat_keep(keys):
+    """Name -> whether it is usual or one of the keys asks for it, and none takes it away."""
+    usual, more = matcher(NETSTAT_USUAL), [key for key in keys if not key.startswith('!')]
+    refused = [key[1:] for key in keys if key.startswith('!')]
+    return lambda name: ((usual(name) or any([glob(key, name) for key in more]))
+                         and not any([glob(key, name) for key in refused]))
+
+
+def netstat_row(tree, plan, values):
+    """The row of a plan; none when it is garbage."""
+    if plan is not None:
+        try:
+            yield plan[0], (), counters([values[i] for i in plan[1]])
+        except ValueError:
+            tree.bad_line()
+
+
+# -- sockets: how many there are (proc/net/sockstat, sockstat6; sock_diag(7)) ------------------
+
+SOCKETS = Table('sockets', source='proc/net/sockstat', columns=(
+    Metric('used', GAUGE, '', 'Sockets of all families'),
+    Metric('tcp_inuse', GAUGE, '', 'TCP sockets but for those in TIME_WAIT; IPv4'),
+    Metric('tcp_orphan', GAUGE, '', 'TCP sockets that no process holds; all of the machine'),
+    Metric('tcp_tw', GAUGE, '', 'TCP connections in TIME_WAIT; IPv4 and IPv6'),
+    Metric('tcp_alloc', GAUGE, '', 'TCP sockets that exist; all of the machine'),
+    Metric('tcp_mem', GAUGE, 'B', 'Memory of the buffers of TCP; all of the machine'),
+    Metric('udp_inuse', GAUGE, '', 'UDP sockets; IPv4'),
+    Metric('udp_mem', GAUGE, 'B', 'Memory of the buffers of UDP; all of the machine'),
+    Metric('udplite_inuse', GAUGE, '', 'UDP-Lite sockets; IPv4'),
+    Metric('raw_inuse', GAUGE, '', 'Raw sockets; IPv4'),
+    Metric('frag_inuse', GAUGE, '', 'Packets that wait for their other fragments; IPv4'),
+    Metric('frag_memory', GAUGE, 'B', 'Memory of these')))
+SOCKETS6 = Table('sockets', source='proc/net/sockstat6', columns=(
+    Metric('tcp6_inuse', GAUGE, '', 'TCP sockets but for those in TIME_WAIT; IPv6'),
+    Metric('udp6_inuse', GAUGE, '', 'UDP sockets; IPv6'),
+    Metric('udplite6_inuse', GAUGE, '', 'UDP-Lite sockets; IPv6'),
+    Metric('raw6_inuse', GAUGE, '', 'Raw sockets; IPv6'),
+    Metric('frag6_inuse', GAUGE, '', 'Packets that wait for their other fragments; IPv6'),
+    Metric('frag6_memory', GAUGE, 'B', 'Memory of these')))
+# A socket in CLOSE is in no table of the kernel, and so in no dump.
+COUNTED_STATES = tuple((i, name) for i, name in enumerate(TCP_STATES, 1) if name != 'close')
+SOCKET_STATES = Table('sockets', source='sock_diag(7)', columns=tuple(
+    Metric('tcp_' + name, GAUGE, '', 'TCP sockets in %s; IPv4 and IPv6' % name.upper())
+    for i, name in COUNTED_STATES))
+
+
+@module('sockets', 'Sockets by protocol, TCP sockets by state: proc/net/sockstat, sock_diag(7)', [],
+        SOCKETS, SOCKETS6, SOCKET_STATES)
+def socket_counts(tree, options, memory):
+    """`TCP: inuse 27 orphan 0 tw 1 alloc 30 mem 3`; mem is in pages"""
+    known = sockstat(tree, 'proc/net/sockstat')
+    page = tree.page_size()
+    row = [known.get(name, ABSENT) for name in [m.name for m in SOCKETS.columns]]
+    for i, metric in enumerate(SOCKETS.columns):
+        if metric.name.endswith('_mem'):
+            row[i] *= page
+    yield SOCKETS, (), row
+
+
+@module('sockets', '', [])
+def socket_counts6(tree, options, memory):
+    """`TCP6: inuse 4`"""
+    known = sockstat(tree, 'proc/net/sockstat6')
+    yield SOCKETS6, (), [known.get(metric.name, ABSENT) for metric in SOCKETS6.columns]
+
+
+def sockstat(tree, name):
+    """{'tcp_inuse': 27, 'used': 312}; ValueError when there is nothing in it."""
+    out = {}
+    for line in whole_lines(tree, tree.read(name)):
+        prefix, colon, rest = line.partition(b':')
+        words = rest.split()
+        try:
+            numbers = counters(words[1::2])
+        except ValueError:
+            tree.bad_line()
+            continue
+        first = '' if prefix == b'sockets' else prefix.decode('ascii', 'replace').lower() + '_'
+        for word, number in zip(words[0::2], numbers):
+            out[first + word.decode('ascii', 'replace')] = number
+    if not out:
+        raise ValueError(name)
+    return out
+
+
+@module('sockets', '', [])
+def socket_states(tree, options, memory):
+    """One dump per family; its sockets have no counters, so that it is a small one."""
+    counts = [0] * 256
+    for family, version in FAMILIES:
+        for piece in tcp_sockets(tree, 'states' + version, family, [i for i, n in COUNTED_STATES]):
+            for at, length, count in socket_runs(piece):
+                column = piece[at + 17:at + count * length:length]      # idiag_state
+                for state in set(column):
+                    counts[state] += column.count(state)
+    tree.when = tree.monotonic()
+    yield SOCKET_STATES, (), [counts[i] for i, name in COUNTED_STATES]
 
 
 # -- self: the agent, as it sees itself -------------------------------------------------------
@@ -12015,7 +12788,7 @@ def listing(what):
 def metric_rows(table):
     instance = ''.join('.' + label.upper() for label in getattr(table, 'labels', ()))
     if isinstance(table, OpenTable):
-        return [('%s.*' % table.family, table.unit, GAUGE, table.source, table.help)]
+        return [('%s.*' % table.family, table.unit, table.kind, table.source, table.help)]
     return [('%s.%s%s' % (table.family, m.name, instance), m.unit,
              GAUGE if m.kind == REAL else m.kind, table.source, m.help)
             for m in table.columns if m.kind not in HIDDEN]
