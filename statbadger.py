@@ -1917,12 +1917,7 @@ def socket_get(path, target, seconds, monotonic):
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
         sock.setblocking(False)
-        try:
-            sock.connect(path)
-        except OSError as error:
-            raise type(error)(error.errno, '%s: %s%s' % (path, error.strerror, '' if (
-                error.errno != errno.EACCES) else '; it takes root or the group %d' %
-                os.stat(path).st_gid))
+        socket_connect(sock, path)
         poll.register(sock.fileno(), select.POLLOUT)
         while request:
             wait_until(end, poll, monotonic)
@@ -1939,6 +1934,17 @@ def socket_get(path, target, seconds, monotonic):
                 return found
     finally:
         sock.close()
+
+
+def socket_connect(sock, path):
+    """Connects, at once or not at all; OSError says where to, and whose right it is."""
+    try:
+        sock.connect(path)
+    except OSError as error:
+        what = '%s: %s' % (path, error.strerror or error)
+        if error.errno == errno.EACCES and os.path.exists(path):
+            what += '; it takes root or the group %d' % os.stat(path).st_gid
+        raise type(error)(error.errno, what)
 
 
 def wait_until(end, poll, monotonic):
