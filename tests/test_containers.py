@@ -854,28 +854,40 @@ def test_a_label_that_is_refused_is_said_when_the_configuration_is_checked():
 
 # -- recordings ----------------------------------------------------------------------------------------------------------
 
-def points(done):
-    assert done.code == 0, done.err
-    return [[(name, entry['value']) for point in json.loads(line)['points'] for name, entry in point.items()]
-            for line in done.out.split('\n')[:-1]]
-
-
-def test_what_is_recorded_replays_to_the_same_and_holds_no_secret(host, daemon, run, tmp_path):
-    tree = host(v2_host(v2_account('/docker/' + ONE, '7\n', 1000, io__stat='8:0 rbytes=1 wbytes=2 rios=3 wios=4\n'
-                                                                          '253:0 rbytes=1 wbytes=2 rios=3 wios=4\n'),
-                        v2_account('/lxc/box', '8\n', 2000), process(7, 100, net=dev(('eth0', ethernet(10, 20)))),
-                        process(8, 200, net=dev(('eth0', ethernet(10, 20)))), {
-                            'proc/1/net/dev': dev(), 'sys/dev/block/253:0/slaves/sda/x': '', 'proc/sys/kernel/hostname': 'n1\n'}))
-    (tree.folder / 'proc/8/net/dev').unlink()    # box is on the network of the host
-    os.link(str(tree.folder / 'proc/1/net/dev'), str(tree.folder / 'proc/8/net/dev'))
-    daemon.known[ONE] = entry(ONE, 'web', secret='hunter2', a='b')
-    module = 'containers,labels=a,socket=' + daemon.path
-    live = points(run('--root', tree.folder, '-m', module, '-n', '3', '-i', '0.2', '-e', 'stdout', '--record', tmp_path / 'rec'))
-    assert daemon.asked == [ONE]
-    daemon.known.clear()
-    again = points(run('--replay', tmp_path / 'rec', '-m', module, '-e', 'stdout'))
-    assert live == again and len(live) == 3 and daemon.asked == [ONE]
-    assert ('container.net_rx_bytes.web', 0) in live[-1] and ('container.cpu.box', 0) in live[-1]
-    assert not [name for name, value in live[-1] if name.startswith('container.net_') and name.endswith('box')]
-    copies = b''.join(path.read_bytes() for path in (tmp_path / 'rec').rglob('*') if path.is_file())
+def test_what_is_recorded_replays_to_the_same_and_holds_no_secret(host, daemon, tmp_path):
+    def web(usage):
+        two = '8:0 rbytes=%d wbytes=2 rios=3 wios=4\n253:0 rbytes=%d wbytes=2 rios=3 wios=4\n'
+        return v2_account('/docker/' + ONE, '7\n', usage, io__stat=two % (usage, usage))
+    tree = host(v2_host(web(1000), v2_account('/lxc/box', '8\n', 2000), process(8, 200), {
+        'proc/1/net/dev': dev(), 'sys/dev/block/253:0/slaves/sda/x': ''}, process(7, 100, net=dev(('eth0', ethernet(10, 20))))))
+    os.makedirs(str(tree.folder / 'proc/8/net'))
+    os.link(str(tree.folder / 'proc/1/net/dev'), str(tree.folder / 'proc/8/net/dev'))     # box is on the host's network
+    daemon.known[ONE], daemon.known[TWO] = entry(ONE, 'web', secret='hunter2', a='b'), entry(TWO, 'db')
+    changes = [{}, process(7, 100, net=dev(('eth0', ethernet(810, 20)))), web(41000), v2_account('/docker/' + TWO, usage=5000),
+               web(51000), {}]
+    watch, live = Watch(tree, labels=['a'], socket=daemon.path), []
+    for second, files in enumerate(changes):
+        write(tree, files)
+        tree.record_next = str(tmp_path / 'recording' / str(second))
+        live.append(watch.read(second))
+    assert daemon.asked == [ONE, TWO] and tree.unrecorded is None
+    replayed = host({}, 'nothing')
+    replayed.frozen = True
+    again, found = Watch(replayed, labels=['a'], socket=daemon.path), []
+    for second in range(len(changes)):
+        top = str(tmp_path / 'recording' / str(second))
+        replayed.roots.update({'': top, 'proc': top + '/proc', 'sys': top + '/sys'})
+        found.append(again.read(second))
+    assert found == live and again.labels == watch.labels and again.said == watch.said and daemon.asked == [ONE, TWO]
+    assert [of(tick, 'web').get('net_rx_bytes') for tick in live] == [None, 800, 0, 0, 0, 0]
+    assert [of(tick, 'web').get('disk_read_bytes') for tick in live] == [None, 0, 40000, 0, 10000, 0]
+    assert [of(tick, 'db').get('cpu') for tick in live] == [None, None, None, .5, 0, 0]
+    assert 'net_rx_bytes' not in of(live[-1], 'box') and 'cpu' in of(live[-1], 'box')
+    copies = b''.join(path.read_bytes() for path in (tmp_path / 'recording').rglob('*') if path.is_file())
     assert b'nginx:1' in copies and b'hunter2' not in copies
+
+
+def test_a_host_under_a_root_is_shown_by_the_program(host, run):
+    tree = host(v2_host(v2_account('/lxc/box', usage=2000), **{'proc/sys/kernel/hostname': 'n1\n'}))
+    done = run('--root', tree.folder, '-m', 'containers', '-n', '3', '-i', '0.5', '-e', 'stdout')
+    assert done.code == 0 and '{"container.memory_usage.box": {"value": 5000000, "units": "B"}}' in done.out
