@@ -2853,6 +2853,7 @@ CONTAINER_COLUMNS = (
     Metric('uptime', REAL, 's', 'Age of its oldest process'))
 CONTAINER_NAMES = tuple(m.name for m in CONTAINER_COLUMNS)
 NET_NAMES = tuple(name for name in CONTAINER_NAMES if name.startswith('net_'))
+DISK_NAMES = tuple(name for name in CONTAINER_NAMES if name.startswith('disk_'))
 CONTAINER = Table('container', CONTAINER_COLUMNS, labels=('container',), further=CONTAINER_KEYS,
                   source='cgroups, proc/PID/net/dev')
 
@@ -3081,7 +3082,7 @@ def containers(tree, options, memory):
     yield from names_of(tree, options, memory, found)
     call_them(options, memory, found)
     memory['uptime'], memory['nets'], memory['host'] = up_since(tree), {}, None
-    table = container_table(options, memory)
+    memory['counts'], table = counts_disks(tree, memory), container_table(options, memory)
     tree.when = tree.monotonic()
     for one in found.values():
         row = container_row(tree, memory, one) if one.shown else None
@@ -3356,19 +3357,34 @@ def io_stat(data, out, stacked):
         if number and b''.join(found).isdigit() and all(found):
             rows.append((number[0], list(map(int, found))))
     totals = over_disks(rows, stacked)
-    out.update(zip(('disk_read_bytes', 'disk_write_bytes', 'disk_reads', 'disk_writes'), totals))
+    out.update(zip(DISK_NAMES, totals))
 
 
 def blkio(columns):
-    """The reader of v1's `8:0 Read 123`, `8:0 Write 4`, ..., `Total 127`."""
+    """The reader of v1's `8:0 Read 123`, `8:0 Write 4`, ..., `Total 127`; what no device has is
+    left as it is."""
     def parse(data, out, stacked):
         figures = {}
         for line in data.split(b'\n'):
             words = line.split()
             if len(words) == 3 and words[2].isdigit() and words[1] in (b'Read', b'Write'):
                 figures.setdefault(words[0], [0, 0])[words[1] == b'Write'] = int(words[2])
-        out.update(zip(columns, over_disks(list(figures.items()), stacked)))
+        if figures:
+            out.update(zip(columns, over_disks(list(figures.items()), stacked)))
     return parse
+
+
+def counts_disks(tree, memory):
+    """Whether v1 counts what goes to disks. From 6.10 on it does so only from the first limit on
+    that is set for a disk (blk-throttle is off until then): before, a file that says `Total 0` has
+    not counted, and so has that of the root."""
+    place = memory['mounted']['blkio'].place if 'blkio' in memory['mounted'] else None
+    for name in BLKIO_BYTES if place else ():
+        try:
+            return b':' in tree.glance('%s/%s' % (place, name), MOST_ACCOUNT)
+        except OSError:
+            pass
+    return False
 
 
 def over_disks(rows, stacked):
@@ -3392,6 +3408,9 @@ def pressure(what):
     return parse
 
 
+BLKIO_BYTES = ('blkio.throttle.io_service_bytes_recursive', 'blkio.throttle.io_service_bytes',
+               'blkio.io_service_bytes_recursive')
+
 # Controller ('' is v2), figure, files, reader: of each figure the first that there is counts.
 CONTAINER_FILES = (
     ('cpuacct', 'cpu', ('cpuacct.usage',), cpuacct_usage),
@@ -3403,11 +3422,9 @@ CONTAINER_FILES = (
     ('memory', 'memory_stat', ('memory.stat',), memory_stat_v1),
     ('', 'memory_stat', ('memory.stat',), memory_stat),
     ('', 'swap', ('memory.swap.current',), memory_swap),
-    ('blkio', 'io', ('blkio.throttle.io_service_bytes_recursive', 'blkio.throttle.io_service_bytes',
-                     'blkio.io_service_bytes_recursive'),
-     blkio(('disk_read_bytes', 'disk_write_bytes'))),
+    ('blkio', 'io', BLKIO_BYTES, blkio(DISK_NAMES[:2])),
     ('blkio', 'ios', ('blkio.throttle.io_serviced_recursive', 'blkio.throttle.io_serviced',
-                      'blkio.io_serviced_recursive'), blkio(('disk_reads', 'disk_writes'))),
+                      'blkio.io_serviced_recursive'), blkio(DISK_NAMES[2:])),
     ('', 'io', ('io.stat',), io_stat),
     ('pids', 'threads', ('pids.current',), threads_now),
     ('', 'threads', ('pids.current',), threads_now),
@@ -3423,6 +3440,8 @@ CONTAINER_FILES = (
 def container_row(tree, memory, one):
     """The row of a container; None when nothing of it can be read any more."""
     out = dict(one.limits, number=one.number)
+    if memory['counts'] and 'blkio' in one.places:
+        out.update(dict.fromkeys(DISK_NAMES, 0))
     count, stacked = len(out), lambda device: is_stacked(tree, memory, device)
     for name, parse in one.files:
         try:
@@ -3983,6 +4002,8 @@ class Parts:
             if found or rates.keys:
                 out.append(rates.feed(found, tree.when, narrow))
                 self.large |= rates.large
+            else:
+                rates.when = tree.when          # what comes next may say that it began since
         return out
 
     def without_words(self, found):

@@ -200,7 +200,8 @@ def v1_account(path, memory_path=None, usage=0, pids=''):
             usage // 1000, usage // 500), ('blkio', path, 'cgroup.procs'): pids,
         ('pids', path, 'pids.current'): '5\n', ('pids', path, 'pids.max'): '100\n', ('pids', path, 'cgroup.procs'): pids,
         ('cpuset', path, 'cpuset.effective_cpus'): '0-1\n', ('cpuset', path, 'cgroup.procs'): pids,
-        ('cpuset', '', 'cpuset.effective_cpus'): '0-3\n', ('systemd', path, 'cgroup.procs'): pids}
+        ('cpuset', '', 'cpuset.effective_cpus'): '0-3\n', ('systemd', path, 'cgroup.procs'): pids,
+        ('blkio', '', 'blkio.throttle.io_service_bytes'): '8:0 Read 7\n8:0 Write 7\nTotal 14\n'}
     return {place % key: text for key, text in files.items()}
 
 
@@ -360,6 +361,18 @@ def test_what_goes_through_a_stacked_device_counts_once(host):
     write(tree, v2_account(folder, io__stat=(two % (6000, 6600)).split('\n', 1)[1]))      # what the disk below says is unknown
     assert of(Watch(tree).read(1), ONE[:12])['pids'] == 0
     assert statbadger.over_disks([(b'253:0', [7, 1, 1, 1])], lambda number: True) == [7, 1, 1, 1]
+
+
+@pytest.mark.parametrize('root, value', [('8:0 Read 7\n8:0 Write 7\nTotal 14\n', 0), ('Total 0\n', None), ('', None)])
+def test_v1_counts_nothing_before_there_is_a_limit_and_that_is_not_zero(host, root, value):
+    tree = host(dict({'proc/1/mountinfo': v1_mounts()}, **v1_account('/docker/' + ONE)))
+    for folder, text in (('', root), ('/docker/' + ONE, 'Total 0\n')):
+        for name in ('io_service_bytes', 'io_serviced'):
+            write(tree, {'sys/fs/cgroup/blkio%s/blkio.throttle.%s' % (folder, name): text})
+    watch = Watch(tree)
+    watch.read(1)
+    found = of(watch.read(2), ONE[:12])
+    assert [found.get(name) for name in statbadger.DISK_NAMES] == [value] * 4
 
 
 def test_lines_of_io_stat_that_are_odd(host):
