@@ -211,8 +211,7 @@ def test_bytes_written_and_read_past_the_page_cache_are_exact(box, live, rootfs)
 
 def test_bytes_over_a_network_of_their_own_are_those_of_ip(box, live):
     require(command('ip') and command('nsenter'), 'iproute2', 'there is no ip')
-    with box('nc -l -p 7777 >/dev/null; sleep 60') as server, box(
-            'while [ ! -e /sys/class/net/eth0/up ] && ! nc -w 1 10.99.0.1 7777 </dev/null 2>/dev/null; do sleep 60; done') as client:
+    with box('nc -l -p 7777 >/dev/null; sleep 60') as server, box(QUIET) as client:
         veth = 'sb%d' % (os.getpid() % 100000)
         subprocess.check_call(['ip', 'link', 'add', veth, 'type', 'veth', 'peer', 'name', veth + 'p'])
         for one, name, address in ((server, veth, '10.99.0.1/24'), (client, veth + 'p', '10.99.0.2/24')):
