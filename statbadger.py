@@ -2968,15 +2968,17 @@ def unit_name(word):
 
 
 class Cgroups:
-    """The cgroups below a hierarchy as they were last seen: {folder: what Tree.folders gives}."""
+    """The cgroups below a hierarchy as they were last seen: {folder: what Tree.folders gives};
+    looks: how often."""
     MOST = 20000                                # anybody may make as many as they like below theirs
 
     def __init__(self, hierarchy):
-        self.hierarchy, self.seen = hierarchy, {}
+        self.hierarchy, self.seen, self.looks = hierarchy, {}, 0
 
     def look(self, tree):
         """Sees what came and went; whether there was anything."""
         before, self.seen, changed = self.seen, {}, False
+        self.looks += 1
         todo = [self.hierarchy.place]
         while todo and len(self.seen) < self.MOST:
             folder = todo.pop()
@@ -3039,12 +3041,13 @@ def is_service(parts):
 
 class Container:
     """A container, from when its cgroup was seen. home: the Cgroups where it was found, folder: its
-    own there; places: {controller: its folder}, '' for v2; files: what is read of it; called: what
-    `shown` was made from, which is '' for one that nobody wants; last: the row of the last reading;
-    fresh: it began after that; age: readings; due: that in which its limits are looked at again."""
+    own there; places: {controller: its folder}, '' for v2; files: [(file, reader)], texts: {file:
+    what it said and what that means}; network: the number of its namespace; called: what `shown`
+    was made from, which is '' for one that nobody wants; last: the row of the last reading; fresh:
+    it began after that; age: readings; due: that in which its limits are looked at again."""
     __slots__ = ('runtime', 'id', 'name', 'home', 'folder', 'number', 'places', 'files', 'limits',
                  'age', 'due', 'oldest', 'started', 'shares', 'known', 'image', 'labels', 'tries',
-                 'again', 'called', 'shown', 'last', 'fresh')
+                 'again', 'called', 'shown', 'last', 'fresh', 'texts', 'network')
 
     def __init__(self, runtime, id, name, labels):
         self.runtime, self.id, self.name, self.image, self.labels = runtime, id, name, '', labels
@@ -3055,12 +3058,13 @@ class Container:
     def begin(self, home, folder, number, fresh):
         """Its cgroup was made, or made anew."""
         self.home, self.folder, self.number, self.fresh = home, folder, number, fresh
-        self.places, self.files, self.limits, self.last = {}, (), {}, None
-        self.age, self.due, self.oldest, self.started = 0, 0, None, 0.0
+        self.places, self.files, self.texts, self.limits, self.last = {}, (), {}, {}, None
+        self.age, self.due, self.oldest, self.started, self.network = 0, 0, None, 0.0, None
 
 
 MOST_ACCOUNT = 1 << 14          # bytes of a file of a cgroup
 USER_HZ = 100                   # ticks a second in proc/PID/stat, on all but two old architectures
+OTHERS_EVERY = 4                # readings: the hierarchy of systemd, beside one with accounts
 LOOK_EVERY = 30                 # readings: whether other hierarchies are mounted
 LIMITS_EVERY = 16               # the same: a limit; four times as many: which files there are
 YOUNG = 3                       # readings: runc makes one cgroup after the other
@@ -3107,14 +3111,13 @@ def container_table(options, memory):
 
 def watch(tree, memory):
     """Decides which hierarchies are looked through: v2 when no v1 hierarchy has the accounts; else
-    that of systemd, which has all, and one of processor time, for who has no systemd."""
+    one that has, and that of systemd, where all are, those without accounts too."""
     mounted = hierarchies(tree)
-    memory['mounted'] = {name: h for h in mounted for name in h.controllers or ('',)}
-    old = [h for name, h in memory['mounted'].items() if name.startswith('name=')][:1]
-    old += [memory['mounted'][name] for name in ('cpuacct', 'cpu', 'memory', 'pids', 'blkio')
-            if name in memory['mounted']][:1]
-    chosen = old if len(old) > 1 or old and old[0].controllers[0][:5] != 'name=' else [
-        h for h in mounted if not h.controllers]
+    memory['mounted'] = known = {name: h for h in mounted for name in h.controllers or ('',)}
+    chosen = [known[name] for name in ('cpuacct', 'cpu', 'memory', 'pids', 'blkio')
+              if name in known][:1]
+    chosen += [h for name, h in known.items() if name.startswith('name=') and chosen][:1]
+    chosen = chosen or [h for h in mounted if not h.controllers]
     if not chosen:
         raise Absent('cgroups: no hierarchy is mounted')
     before = {one.hierarchy.place: one for one in memory.get('watch', ())}
@@ -3124,7 +3127,8 @@ def watch(tree, memory):
 def find_containers(tree, options, memory):
     """{key: Container}; those that were there before are the same objects."""
     before = memory.get('found')
-    changed = [watched.look(tree) for watched in memory['watch']]
+    changed = [watched.look(tree) for i, watched in enumerate(memory['watch'])
+               if not i or not memory['age'] % OTHERS_EVERY or tree.afresh]
     if before is not None and not any(changed):
         return before
     wanted, now = memory.setdefault('paths', matcher(options.paths)), {}
@@ -3137,7 +3141,8 @@ def find_containers(tree, options, memory):
             number = watched.number(tree, folder)
             if (one.home, one.folder, one.number) != (watched, folder, number):
                 tree.forget([name for name, parse in one.files] if one.home else ())
-                one.begin(watched, folder, number, before is not None)
+                steady = watched.looks > 1 and watched is memory['watch'][0]
+                one.begin(watched, folder, number, steady and one.home in (None, watched))
             now[key] = one
     for key, one in (before or {}).items():
         if now.get(key) is not one:
@@ -3158,8 +3163,8 @@ def settle(tree, memory, one):
             one.places = places_of(tree, mounted, one)
         files = files_of(tree, one.places)
         tree.forget(set(name for name, parse in one.files) - set(name for name, parse in files))
-        one.files = files
-    one.limits = limits_of(tree, mounted, one.places)
+        one.files, one.texts = files, {}
+    one.limits, one.network = limits_of(tree, mounted, one.places), None
 
 
 def files_of(tree, places):
@@ -3445,9 +3450,15 @@ def container_row(tree, memory, one):
     count, stacked = len(out), lambda device: is_stacked(tree, memory, device)
     for name, parse in one.files:
         try:
-            parse(tree.glance(name, MOST_ACCOUNT, True), out, stacked)
-        except OSError:
-            pass                                # it went, or that controller was taken away
+            data = tree.glance(name, MOST_ACCOUNT, True)
+        except OSError:                         # it went, or that controller was taken away
+            continue
+        last, known = one.texts.get(name, NEVER)
+        if last != data:                        # of one that idles most say what they said
+            known = {}
+            parse(data, known, stacked)
+            one.texts[name] = data, known
+        out.update(known)
     if len(out) == count:
         return None
     if 'inactive' in out and 'memory_usage' in out:
@@ -3498,7 +3509,7 @@ def add_processes(tree, memory, one, out):
     pids = processes_in(tree, one)
     out['pids'] = len(pids)
     if one.oldest not in pids or tree.afresh:
-        one.oldest, one.started = oldest_of(tree, pids)
+        one.network, (one.oldest, one.started) = None, oldest_of(tree, pids)
     if one.oldest is None:
         memory['hidden'] = memory.get('hidden') or bool(pids) and one.age > YOUNG
         return
@@ -3545,7 +3556,7 @@ def traffic(tree, memory, one):
     name = 'proc/%s/net/dev' % os.fsdecode(one.oldest)
     try:
         memory['host'] = memory['host'] or tree.number('proc/1/net/dev')
-        own = tree.number(name)
+        own = one.network = one.network or tree.number(name)
         if own == memory['host']:
             one.shares += one.shares < YOUNG
             return []

@@ -504,6 +504,20 @@ def test_one_that_began_since_the_last_reading_counts_from_zero(host):
     assert of(watch.read(3), TWO[:12])['net_rx_bytes'] == 0
 
 
+def test_one_that_only_the_hierarchy_of_systemd_has_is_found_within_four_readings_and_primed(host):
+    more = '51 25 0:51 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n'
+    tree = host({'proc/1/mountinfo': v1_mounts(more), 'sys/fs/cgroup/cpu,cpuacct/cgroup.procs': ''})
+    watch, scope = Watch(tree), '/machine.slice/machine-web.scope'
+    for second in range(1, 6):
+        assert watch.read(second) == {}
+    files = {'sys/fs/cgroup/systemd%s/cgroup.procs' % scope: '7\n', 'sys/fs/cgroup/unified%s/cgroup.procs' % scope: '7\n',
+             'sys/fs/cgroup/unified%s/cpu.stat' % scope: 'usage_usec 9000000\n'}
+    write(tree, dict(files, **process(7, 0)))
+    found = [of(watch.read(second), 'web') for second in range(6, 12)]
+    assert [tick.get('pids') for tick in found].index(1) <= 4
+    assert {tick['cpu'] for tick in found if 'cpu' in tick} == {0}
+
+
 def test_one_that_went_is_gone_at_once_and_its_place_is_found_again(host):
     tree = host(v2_host(*[v2_account('/docker/' + id) for id in IDS[:3]]))
     watch = Watch(tree)
