@@ -1586,6 +1586,7 @@ def help_of(name):
 MOST_FILE = 16 << 20            # bytes of a kernel file; /proc/stat of a large machine has 300 kB
 CHUNK = 65536
 HELD_AT_MOST = 64               # descriptors that are kept open between ticks
+KEPT_AT_MOST = 2048             # the same of small files, and half of what we may have open
 ANSWERS = 'answers'             # the folder of a recording with what no file says
 
 
@@ -1608,6 +1609,13 @@ class Tree:
         self.fresh = {}  # what was read in this tick: several modules share a file
         self.events = None                              # Destroyed, once it was asked for
         self.foreign = not hold
+        self.room = min(KEPT_AT_MOST, os.sysconf('SC_OPEN_MAX') // 2) if hold else 0
+
+    @property
+    def afresh(self):
+        """Whether nothing may be left out of this tick's readings because it was read before: they
+        are recorded, or come from a recording."""
+        return self.frozen or self.record_to is not None
 
     def begin(self):
         """A tick begins: everything is read anew."""
@@ -1618,6 +1626,8 @@ class Tree:
         """Where the file is: proc/stat -> /host/proc/stat."""
         if name.startswith('proc/'):
             return self.roots['proc'] + name[4:]
+        if name.startswith('sys/'):
+            return self.roots['sys'] + name[3:]
         top, _, rest = name.partition('/')
         if top in self.roots:
             return os.path.join(self.roots[top], rest)
@@ -1667,18 +1677,52 @@ class Tree:
             if fd is not None:
                 os.close(fd)
 
-    def glance(self, name, most=4096):
+    def glance(self, name, most=4096, keep=False):
         """The first bytes of a small file that may be gone at any moment, such as proc/PID/stat:
-        one read, and nothing is kept. Raises OSError, and what it says is worth knowing: EACCES
-        may be a lack of rights, ENOENT and ESRCH are the end of a process."""
-        fd = os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            data = os.read(fd, most)
-        finally:
-            os.close(fd)
+        one read. Raises OSError, and what it says is worth knowing: EACCES may be a lack of rights,
+        ENOENT and ESRCH are the end of a process. keep: for a file of a cgroup, that takes six
+        times as long to open as to read: it stays open, where there is room, until forget()."""
+        fd, data = keep and self.held.get(name), None
+        if fd:
+            try:
+                data = os.pread(fd, most, 0)
+            except OSError:                     # ENODEV: it is gone, and another may be there
+                os.close(self.held.pop(name))
+        if data is None:
+            fd = os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                data = os.read(fd, most)
+                if keep and len(self.held) < self.room:
+                    self.held[name], fd = fd, None
+            finally:
+                if fd is not None:
+                    os.close(fd)
         if self.record_to:
             self.record(self.keep, name, data)
         return data
+
+    def forget(self, names):
+        """Closes what glance() has kept open of these."""
+        for name in names:
+            if name in self.held:
+                os.close(self.held.pop(name))
+
+    def folders(self, name, known=None):
+        """(number, links, names) of a folder: its inode, and the folders that it has in it, sorted;
+        raises OSError. known: what this gave last, given back without a look inside when it is the
+        same folder and has as many links: one for its name, one for its `.` and one for the `..` of
+        each folder in it. That one of these was taken for another, those who ask for each see."""
+        path = self.path(name)
+        found = os.stat(path)
+        number, links = found.st_ino, found.st_nlink
+        if (known and known[0] == number and known[1] == links == len(known[2]) + 2
+                and not self.afresh):
+            return known
+        names = sorted([entry.name for entry in os.scandir(path)
+                        if entry.is_dir(follow_symlinks=False)])
+        if self.record_to:
+            self.record(self.keep_entries, name, list(map(os.fsencode, names)))
+        return number, links, names
 
     def link(self, name):
         """Where a link such as proc/PID/ns/net leads to, as bytes; raises OSError."""
@@ -1740,6 +1784,17 @@ class Tree:
         if self.record_to:
             self.record(self.keep_entries, name, names)
         return names
+
+    def number(self, name):
+        """The inode of a file or folder, which tells it from another that has its name; raises
+        Absent. Of proc/PID/net/dev it is the same for all processes of a network namespace, and may
+        be seen by everybody, other than proc/PID/ns/net."""
+        def ask():
+            return b'%d' % os.stat(self.path(name)).st_ino
+        try:
+            return int(self.answer('inodes/' + name, ask) if self.afresh or self.foreign else ask())
+        except (OSError, ValueError) as error:
+            raise Absent('%s: %s' % (self.path(name), getattr(error, 'strerror', 'no number')))
 
     def ask(self, what, question):
         """question(tree), asked at most once a tick."""
@@ -2132,6 +2187,104 @@ def is_there(path, mount, foreign):
     above = os.lstat(path + b'/..')
     return (status.st_dev != above.st_dev or status.st_ino == above.st_ino) and (
         number == mount.number or mount.type in SUBVOLUMES)
+
+
+# -- one question to a daemon: a GET over a unix socket (RFC 9112) ------------------------------
+
+MOST_ANSWER = 1 << 20            # bytes of an answer, its header included
+
+
+def socket_get(path, target, seconds, monotonic):
+    """(status, body) of what the daemon at that socket answers, whatever the status. seconds: for
+    all of it, however slowly it comes. Raises OSError, also for what is no answer, is cut short or
+    has more than MOST_ANSWER bytes."""
+    end, data, poll = monotonic() + seconds, bytearray(), select.poll()
+    request = ('GET %s HTTP/1.1\r\nHost: localhost\r\nUser-Agent: statbadger\r\n'
+               'Accept: application/json\r\nConnection: close\r\n\r\n' % target).encode()
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        sock.setblocking(False)
+        socket_connect(sock, path)
+        poll.register(sock.fileno(), select.POLLOUT)
+        while request:
+            wait_until(end, poll, monotonic)
+            request = request[sock.send(request):]
+        poll.modify(sock.fileno(), select.POLLIN)
+        while True:
+            wait_until(end, poll, monotonic)
+            more = sock.recv(CHUNK)
+            data += more
+            if len(data) > MOST_ANSWER:
+                raise OSError(errno.EFBIG, 'an answer of more than %d bytes' % MOST_ANSWER)
+            found = http_answer(data, not more)
+            if found:
+                return found
+    finally:
+        sock.close()
+
+
+def socket_connect(sock, path):
+    """Connects, at once or not at all; OSError says where to, and whose right it is."""
+    try:
+        sock.connect(path)
+    except OSError as error:
+        what = '%s: %s' % (path, error.strerror or error)
+        if error.errno == errno.EACCES and os.path.exists(path):
+            what += '; it takes root or the group %d' % os.stat(path).st_gid
+        raise type(error)(error.errno, what)
+
+
+def wait_until(end, poll, monotonic):
+    """Waits for what is polled; OSError when the time is over."""
+    rest = end - monotonic()
+    if rest <= 0 or not poll.poll(rest * 1000 + 1):
+        raise OSError(errno.ETIMEDOUT, 'no answer in time')
+
+
+def http_answer(data, ended):
+    """(status, body) of the bytes of an answer; None while some of it is still to come. Raises
+    OSError when it is none, or ended too early."""
+    head, blank, body = bytes(data[:CHUNK]).partition(b'\r\n\r\n')
+    if not b'HTTP/1.'.startswith(head[:7]) or not blank and (ended or len(data) >= CHUNK):
+        raise OSError(errno.EBADMSG, 'no answer of HTTP')
+    if not blank:
+        return None
+    lines = head.decode('latin-1').split('\r\n')
+    status, fields = lines[0][9:12], {}
+    for line in lines[1:]:
+        name, colon, value = line.partition(':')
+        fields[name.strip().lower()] = value.strip().lower()
+    length = fields.get('content-length', '0')
+    if not (status.isdigit() and length.isdigit() and len(length) < 10):
+        raise OSError(errno.EBADMSG, 'no answer of HTTP')
+    body, whole = data[len(head) + 4:], ended
+    if fields.get('transfer-encoding', 'identity') != 'identity':
+        body = chunks_joined(bytes(body)) if ended or body.endswith(b'\r\n\r\n') else None
+        whole = body is not None
+    elif 'content-length' in fields:
+        whole, body = len(body) >= int(length), body[:int(length)]
+    if ended and not whole:
+        raise OSError(errno.EBADMSG, 'an answer that ends too early')
+    return (int(status), bytes(body)) if whole else None
+
+
+def chunks_joined(data):
+    """What chunks hold (`4\\r\\nabcd\\r\\n0\\r\\n\\r\\n`, section 7.1 there), or None
+    when the last one is not there yet; raises OSError."""
+    out, at = [], 0
+    while True:
+        line, end, rest = data[at:at + 100].partition(b'\r\n')
+        word = line.partition(b';')[0].strip().lower()
+        if not end and len(data) - at < 100:
+            return None
+        if not word or len(word) > 8 or word.strip(b'0123456789abcdef'):
+            raise OSError(errno.EBADMSG, 'no chunks of HTTP')
+        at += len(line) + 2
+        size = int(word, 16)
+        if not size:
+            return b''.join(out)
+        out.append(data[at:at + size])
+        at += size + 2
 
 
 # -- who this host is -------------------------------------------------------------------------
@@ -3594,6 +3747,8 @@ def vmstat_kind(name):
     """Whether a line says how many there are, or counts what happened."""
     many = name.startswith('nr_') and name not in VM_COUNTERS or name in VM_GAUGES
     return GAUGE if many else COUNTER
+
+
 # -- flows: the bytes that each owner of TCP sockets moved (sock_diag(7)) ----------------------
 
 MOST_FLOWS = 1000000            # sockets that are remembered
@@ -4034,6 +4189,927 @@ def socket_states(tree, options, memory):
     yield SOCKET_STATES, (), [counts[i] for i, name in COUNTED_STATES]
 
 
+# -- containers: cgroups that somebody runs one in (admin-guide/cgroup-v1/, cgroup-v2.rst) --------
+
+CONTAINER_KEYS = 'id', 'image', 'runtime'
+CONTAINER_COLUMNS = (
+    Metric('number', IDENTITY, '', 'Inode of its cgroup: one that was made again is another'),
+    # Microseconds, as v2 has them; 10^6 of them in a second are 100 percent.
+    Metric('cpu', COUNTER, 'percent', 'Processor time, of one core', scale=1e-4),
+    Metric('cpu_user', COUNTER, 'percent', 'Processor time in user mode, of one core', scale=1e-4),
+    Metric('cpu_system', COUNTER, 'percent', 'Processor time in kernel mode, of one core',
+           scale=1e-4),
+    Metric('cpu_limit', REAL, '',
+           'Cores that it may use: the lowest quota, of its own and above it, or its cpuset'),
+    Metric('cpu_throttled', COUNTER, 'ms/s', 'Time that its threads were held back by its quota',
+           scale=1e-3),
+    Metric('cpu_throttled_periods', COUNTER, '', 'Periods in which its quota did not suffice'),
+    Metric('memory_usage', GAUGE, 'B', 'Memory, the page cache included'),
+    Metric('memory_working_set', GAUGE, 'B', 'The same less the files that were not used lately'),
+    Metric('memory_rss', GAUGE, 'B', 'Memory that no file backs'),
+    Metric('memory_cache', GAUGE, 'B', 'Page cache, shared memory included'),
+    Metric('memory_limit', GAUGE, 'B', 'The lowest limit, its own or one above it'),
+    Metric('memory_swap', GAUGE, 'B', 'Swap space used'),
+    Metric('memory_oom_kills', COUNTER, '',
+           'Processes killed for lack of memory (v1: since 4.13)'),
+    Metric('memory_failures', COUNTER, '', 'Times that its memory limit was reached'),
+    Metric('disk_read_bytes', COUNTER, 'B/s', 'Bytes read from disks'),
+    Metric('disk_write_bytes', COUNTER, 'B/s',
+           'Bytes written to disks (v1: without what the page cache writes later)'),
+    Metric('disk_reads', COUNTER, '', 'Reads'),
+    Metric('disk_writes', COUNTER, '', 'Writes'),
+    Metric('net_rx_bytes', COUNTER, 'B/s', 'Bytes received, in a network namespace of its own'),
+    Metric('net_tx_bytes', COUNTER, 'B/s', 'Bytes sent'),
+    Metric('net_rx_packets', COUNTER, '', 'Packets received'),
+    Metric('net_tx_packets', COUNTER, '', 'Packets sent'),
+    Metric('net_rx_errs', COUNTER, '', 'Bad packets received'),
+    Metric('net_tx_errs', COUNTER, '', 'Packets that could not be sent'),
+    Metric('net_rx_drop', COUNTER, '', 'Packets received and dropped'),
+    Metric('net_tx_drop', COUNTER, '', 'Packets dropped before they were sent'),
+    Metric('pids', GAUGE, '', 'Processes'),
+    Metric('pids_limit', GAUGE, '', 'Most threads: the lowest limit, its own or one above it'),
+    Metric('threads', GAUGE, '', 'Threads: what docker stats calls PIDS'),
+    Metric('psi_cpu_some_stalled', COUNTER, 'ms/s', 'Time that any thread waited for a processor',
+           scale=1e-3),
+    Metric('psi_cpu_full_stalled', COUNTER, 'ms/s',
+           'Time that all threads waited for a processor (since 5.13)', scale=1e-3),
+    Metric('psi_memory_some_stalled', COUNTER, 'ms/s', 'Time that any thread waited for memory',
+           scale=1e-3),
+    Metric('psi_memory_full_stalled', COUNTER, 'ms/s', 'Time that all threads waited for memory',
+           scale=1e-3),
+    Metric('psi_io_some_stalled', COUNTER, 'ms/s', 'Time that any thread waited for a disk',
+           scale=1e-3),
+    Metric('psi_io_full_stalled', COUNTER, 'ms/s', 'Time that all threads waited for a disk',
+           scale=1e-3),
+    Metric('uptime', REAL, 's', 'Age of its oldest process'))
+CONTAINER_NAMES = tuple(m.name for m in CONTAINER_COLUMNS)
+NET_NAMES = tuple(name for name in CONTAINER_NAMES if name.startswith('net_'))
+DISK_NAMES = tuple(name for name in CONTAINER_NAMES if name.startswith('disk_'))
+CONTAINER = Table('container', CONTAINER_COLUMNS, labels=('container',), further=CONTAINER_KEYS,
+                  source='cgroups, proc/PID/net/dev')
+
+
+def socket_path(value):
+    """The path of a socket, "auto", or nothing."""
+    if value is False or value == 'false':
+        return ''
+    value = text(value)
+    if value not in ('', 'auto') and not (value.startswith('/') and len(os.fsencode(value)) < 108):
+        raise ValueError('"auto", the path of a socket such as "/run/docker.sock", or ""')
+    return value
+
+
+def label_names(value):
+    """Names of labels that containers have, and that may be labels of metrics too."""
+    value = patterns(value)
+    taken = IDENTITY_KEYS + CONTAINER_KEYS + ('container', 'metric', 'value', 'units', 'timestamp',
+                                              'time', 'host', 'name')
+    for name in value:
+        plain = name.replace('.', '').replace('-', '').replace('/', '').replace('_', '')
+        if name in taken or value.count(name) > 1 or len(name) > 100 or not plain.isalnum() or (
+                plain.encode('ascii', 'replace').decode() != plain):
+            raise ValueError('names such as ["com.docker.compose.service"], each once and none of '
+                             + ', '.join(taken))
+    return value
+
+
+CONTAINER_OPTIONS = [
+    Option('containers', patterns, ['*'], 'Patterns of names or ids; ! takes away'),
+    Option('units', boolean, False, 'Services of systemd too'),
+    Option('paths', patterns, [], 'Patterns of further cgroups that are containers, such as /box*'),
+    Option('socket', socket_path, 'auto', 'Socket of Docker or Podman, asked for names; "auto": '
+                                          'where they have it; "": nobody is asked'),
+    Option('labels', label_names, [],
+           'Labels of containers that metrics get too, such as com.docker.compose.service'),
+]
+
+# What the word before an id says (`docker-ID.scope`, `cri-containerd-ID.scope`, `libpod-ID`).
+PREFIXES = (('docker', 'docker'), ('libpod', 'podman'), ('libpod-payload', 'podman'),
+            ('cri-containerd', 'containerd'), ('nerdctl', 'containerd'), ('crio', 'crio'))
+
+
+def hexadecimal(word, length):
+    return len(word) == length and not word.strip('0123456789abcdef')
+
+
+def container_at(parts):
+    """(runtime, id, name) of the container that the cgroup with these parts of a path is; None when
+    it is none. One of id and name may be ''.
+
+    docker/ID, system.slice/docker-ID.scope, kubepods/burstable/podUID/ID, libpod_parent/libpod-ID,
+    machine.slice/libpod-ID.scope, kubepods.slice/.../cri-containerd-ID.scope, crio-ID.scope,
+    machine.slice/machine-NAME.scope, systemd-nspawn@NAME.service, lxc.payload.NAME, lxc/NAME,
+    ecs/TASK/ID, docker/buildkit/ID. What watches over one (conmon, lxc.monitor) is none.
+    """
+    last, above = parts[-1], parts[-2] if len(parts) > 1 else ''
+    scope = last.endswith('.scope')
+    word = last[:-6] if scope else last
+    # containerd that was told of the wrong cgroup driver: `kubepods-podUID.slice:cri-containerd:ID`
+    left, colon, id = word.rpartition(':')
+    prefix = left.rpartition(':')[2]
+    if not colon:
+        prefix, dash, id = word.rpartition('-')
+    if hexadecimal(id, 64):
+        runtime = dict(PREFIXES).get(prefix, prefix if scope else None)
+        runtime = runtime if prefix else runtime_above(parts)
+        return (runtime, id, '') if runtime and not prefix.endswith('conmon') else None
+    if len(id) == 25 and id.isalnum() and (above == 'buildkit' and not prefix
+                                           or scope and prefix == 'docker'):
+        return 'buildkit', id, ''
+    if 'ecs' in parts[:-1] and hexadecimal(prefix, 32) and id.isdigit():
+        return 'ecs', word, ''                  # Fargate
+    return machine_at(last, above)
+
+
+def runtime_above(parts):
+    """Who runs a container whose cgroup is called by its id alone: whom the nearest folder names.
+    Of Kubernetes only that it does: the runtime is not in the path."""
+    for part in reversed(parts[:-1]):
+        for start, runtime in (('docker', 'docker'), ('libpod_', 'podman'), ('ecs', 'ecs'),
+                               ('kubepods', 'kubepods')):
+            if part.startswith(start):
+                return runtime
+    return 'oci'
+
+
+def machine_at(last, above):
+    """(runtime, '', name) of a container that is called by its name; None when it is none."""
+    if last.startswith('machine-') and last.endswith('.scope'):
+        name = unit_name(last[8:-6])
+        kind, dash, rest = name.partition('-')
+        if kind in ('qemu', 'lxc') and rest.partition('-')[0].isdigit():        # those of libvirt
+            return ('lxc', '', rest.partition('-')[2]) if kind == 'lxc' else None
+        return 'nspawn', '', name
+    if last.startswith('systemd-nspawn@') and last.endswith('.service'):
+        return 'nspawn', '', unit_name(last[15:-8])
+    if last.startswith('lxc.payload.'):
+        return 'lxc', '', last[12:]
+    if above in ('lxc', 'lxc.payload') and not last.startswith('lxc.'):
+        return 'lxc', '', last
+    return None
+
+
+def unit_name(word):
+    """The text without the escapes of systemd.unit(5): `a\\x2db` is a-b, `a-b` is a/b, which a
+    machine's name has not: there it stays."""
+    first, *rest = word.split('\\x')
+    codes = [chr(int(part[:2], 16)) + part[2:] if hexadecimal(part[:2], 2) else '\\x' + part
+             for part in rest]
+    return first + ''.join(codes)
+
+
+class Cgroups:
+    """The cgroups below a hierarchy as they were last seen: {folder: what Tree.folders gives};
+    looks: how often."""
+    MOST = 20000                                # anybody may make as many as they like below theirs
+
+    def __init__(self, hierarchy):
+        self.hierarchy, self.seen, self.looks = hierarchy, {}, 0
+
+    def look(self, tree):
+        """Sees what came and went; whether there was anything."""
+        before, self.seen, changed = self.seen, {}, False
+        self.looks += 1
+        todo = [self.hierarchy.place]
+        while todo and len(self.seen) < self.MOST:
+            folder = todo.pop()
+            known = before.get(folder)
+            try:
+                now = tree.folders(folder, known)
+            except OSError:                     # it went just now, or another is in its place
+                above = folder.rpartition('/')[0]
+                if above in self.seen:
+                    number, links, names = self.seen[above]
+                    self.seen[above] = number, 0, names
+                continue
+            self.seen[folder] = now
+            changed = changed or now is not known
+            todo += [folder + '/' + name for name in reversed(now[2])]
+        return changed or len(before) != len(self.seen)
+
+    def inside(self, folder):
+        """The folder and all those below it."""
+        out = [folder]
+        for one in out:
+            out += [one + '/' + name for name in self.seen.get(one, (0, 0, ()))[2]]
+        return out
+
+    def path(self, folder):
+        """The path that proc/PID/cgroup has for it."""
+        return self.hierarchy.root.rstrip('/') + folder[len(self.hierarchy.place):]
+
+    def number(self, tree, folder):
+        """The inode of one of them."""
+        if not tree.afresh:
+            return self.seen[folder][0]
+        try:
+            return tree.number(folder)
+        except Absent:
+            return 0
+
+    def containers(self, options, wanted):
+        """{key: (runtime, id, name, folder)} of those that are containers."""
+        found = {}
+        for folder in self.seen:
+            path = self.path(folder)
+            parts = path[1:].split('/')
+            one = container_at(parts)
+            key = one and (one[1] or '%s %s' % (one[0], one[2]))
+            if not one and options.units and is_service(parts):
+                one, key = ('systemd', '', parts[-1]), parts[-1]
+            elif not one and options.paths and path and wanted(path):
+                one, key = ('', '', parts[-1]), path
+            if one:
+                found.setdefault(key, one + (folder,))
+        return found
+
+
+def is_service(parts):
+    """Whether the cgroup is that of a service of this host's own systemd."""
+    return (parts[0] == 'system.slice' and parts[-1].endswith('.service')
+            and all([part.endswith('.slice') for part in parts[:-1]]))
+
+
+class Container:
+    """A container, from when its cgroup was seen. home: the Cgroups where it was found, folder: its
+    own there; places: {controller: its folder}, '' for v2; files: [(file, reader)], texts: {file:
+    what it said and what that means}; network: the number of its namespace; called: what `shown`
+    was made from, which is '' for one that nobody wants; last: the row of the last reading; fresh:
+    it began after that; age: readings; due: that in which its limits are looked at again."""
+    __slots__ = ('runtime', 'id', 'name', 'home', 'folder', 'number', 'places', 'files', 'limits',
+                 'age', 'due', 'oldest', 'started', 'shares', 'known', 'image', 'labels', 'tries',
+                 'again', 'called', 'shown', 'last', 'fresh', 'texts', 'network')
+
+    def __init__(self, runtime, id, name, labels):
+        self.runtime, self.id, self.name, self.image, self.labels = runtime, id, name, '', labels
+        self.called = self.shown = self.known = None
+        self.home = self.folder = self.number = None
+        self.shares, self.tries, self.again = 0, 0, 0.0
+
+    def begin(self, home, folder, number, fresh):
+        """Its cgroup was made, or made anew."""
+        self.home, self.folder, self.number, self.fresh = home, folder, number, fresh
+        self.places, self.files, self.texts, self.limits, self.last = {}, (), {}, {}, None
+        self.age, self.due, self.oldest, self.started, self.network = 0, 0, None, 0.0, None
+
+
+MOST_ACCOUNT = 1 << 14          # bytes of a file of a cgroup
+USER_HZ = 100                   # ticks a second in proc/PID/stat, on all but two old architectures
+OTHERS_EVERY = 4                # readings: the hierarchy of systemd, beside one with accounts
+LOOK_EVERY = 30                 # readings: whether other hierarchies are mounted
+LIMITS_EVERY = 16               # the same: a limit; four times as many: which files there are
+YOUNG = 3                       # readings: runc makes one cgroup after the other
+
+
+@module('containers', 'Containers, and services of systemd: cgroups, proc/PID/net/dev',
+        CONTAINER_OPTIONS, CONTAINER, expensive=True)
+def containers(tree, options, memory):
+    """The row of each container: whoever made it, the kernel keeps its account in its cgroups."""
+    age = memory['age'] = memory.get('age', -1) + 1
+    if not age % LOOK_EVERY or tree.afresh or 'watch' not in memory:
+        watch(tree, memory)
+    found = find_containers(tree, options, memory)
+    for i, one in enumerate(found.values()):
+        if one.due <= age or tree.afresh:
+            settle(tree, memory, one)
+            one.due = age + (1 if one.age < YOUNG else LIMITS_EVERY + (one.age == YOUNG) * (i % 16))
+        one.age += 1
+    yield from names_of(tree, options, memory, found)
+    call_them(options, memory, found)
+    memory['uptime'], memory['nets'], memory['host'] = up_since(tree), {}, None
+    memory['counts'], table = counts_disks(tree, memory), container_table(options, memory)
+    tree.when = tree.monotonic()
+    for one in found.values():
+        row = container_row(tree, memory, one) if one.shown else None
+        before = start_of(row) if row and one.fresh else one.last
+        one.fresh, one.last = False, row
+        if row:
+            labels = (one.shown, one.id, one.image, one.runtime) + one.labels
+            yield (table, labels, row, before) if before else (table, labels, row)
+    yield from without_network(memory, found)
+
+
+def container_table(options, memory):
+    """The table with the labels that are asked for."""
+    if 'table' not in memory:
+        memory['table'] = Table('container', CONTAINER_COLUMNS, labels=('container',),
+                                further=CONTAINER_KEYS + tuple(options.labels),
+                                source=CONTAINER.source) if options.labels else CONTAINER
+    return memory['table']
+
+
+# Finding them
+
+def watch(tree, memory):
+    """Decides which hierarchies are looked through: v2 when no v1 hierarchy has the accounts; else
+    one that has, and that of systemd, where all are, those without accounts too."""
+    mounted = hierarchies(tree)
+    memory['mounted'] = known = {name: h for h in mounted for name in h.controllers or ('',)}
+    chosen = [known[name] for name in ('cpuacct', 'cpu', 'memory', 'pids', 'blkio')
+              if name in known][:1]
+    chosen += [h for name, h in known.items() if name.startswith('name=') and chosen][:1]
+    chosen = chosen or [h for h in mounted if not h.controllers]
+    if not chosen:
+        raise Absent('cgroups: no hierarchy is mounted')
+    before = {one.hierarchy.place: one for one in memory.get('watch', ())}
+    memory['watch'] = [before.get(h.place) or Cgroups(h) for h in chosen]
+
+
+def find_containers(tree, options, memory):
+    """{key: Container}; those that were there before are the same objects."""
+    before = memory.get('found')
+    changed = [watched.look(tree) for i, watched in enumerate(memory['watch'])
+               if not i or not memory['age'] % OTHERS_EVERY or tree.afresh]
+    if before is not None and not any(changed):
+        return before
+    wanted, now = memory.setdefault('paths', matcher(options.paths)), {}
+    for watched in memory['watch']:
+        for key, (runtime, id, name, folder) in watched.containers(options, wanted).items():
+            if key in now:
+                continue
+            one = (before or {}).get(key) or Container(runtime, id, name,
+                                                       ('',) * len(options.labels))
+            number = watched.number(tree, folder)
+            if (one.home, one.folder, one.number) != (watched, folder, number):
+                tree.forget([name for name, parse in one.files] if one.home else ())
+                steady = watched.looks > 1 and watched is memory['watch'][0]
+                one.begin(watched, folder, number, steady and one.home in (None, watched))
+            now[key] = one
+    for key, one in (before or {}).items():
+        if now.get(key) is not one:
+            tree.forget([name for name, parse in one.files])
+    memory['found'] = now
+    return now
+
+
+NEEDED = 'cpu', 'cpuacct', 'cpuset', 'memory', 'blkio', 'pids', ''
+
+
+def settle(tree, memory, one):
+    """Finds out what the limits of a container are, and, less often, where its accounts are and
+    which of their files there are."""
+    mounted = {name: memory['mounted'][name] for name in NEEDED if name in memory['mounted']}
+    if one.age <= YOUNG or not one.age // LIMITS_EVERY % 4 or tree.afresh:
+        if len(one.places) < len(mounted) or tree.afresh:
+            one.places = places_of(tree, mounted, one)
+        files = files_of(tree, one.places)
+        tree.forget(set(name for name, parse in one.files) - set(name for name, parse in files))
+        one.files, one.texts = files, {}
+    one.limits, one.network = limits_of(tree, mounted, one.places), None
+
+
+def files_of(tree, places):
+    """[(file, reader)] of what there is to read of a container."""
+    out, taken = [], set()
+    for controller, figure, names, parse in CONTAINER_FILES:
+        folder = places.get(controller)
+        for name in names if folder and figure not in taken else ():
+            name = '%s/%s' % (folder, name)
+            if readable(tree, name):
+                out.append((name, parse))
+                taken.add(figure)
+                break
+    return out
+
+
+def readable(tree, name, keep=True):
+    try:
+        tree.glance(name, MOST_ACCOUNT, keep)
+    except OSError:
+        return False
+    return True
+
+
+def places_of(tree, mounted, one):
+    """{controller: folder} of a container: nearly always the path is the same in each hierarchy;
+    where it is not (runc puts some below where it is started from), proc/PID/cgroup of one of its
+    processes has it, perhaps of one in a cgroup further down."""
+    path = one.home.path(one.folder)
+    last, own, out = path.rpartition('/')[2], {}, {}
+    for pid in processes_in(tree, one)[:1]:
+        try:
+            own = cgroups_of(tree, os.fsdecode(pid))
+        except OSError:
+            pass                                # it ended
+    own = {name: full for names, full in own.items() for name in names or ('',)}
+    for name, hierarchy in mounted.items():
+        parts = own.get(name, '').split('/')
+        paths = [path]
+        if last in parts:
+            paths.insert(0, '/'.join(parts[:parts.index(last) + 1]))
+        for folder in map(hierarchy.folder, paths):
+            if folder and readable(tree, folder + '/cgroup.procs', False):
+                out[name] = folder
+                break
+    return out
+
+
+def limits_of(tree, mounted, places):
+    """{column: the lowest of a container's own limit and of those above it}, what has none left
+    out. In memory.stat v1 says it itself."""
+    out, cores = {}, []
+    for controller in ('cpu', ''):
+        for folder in up(mounted, places, controller):
+            cores += cgroup_cores(tree, folder, controller)
+    for controller, name in (('cpuset', 'cpuset.effective_cpus'), ('', 'cpuset.cpus.effective')):
+        if controller in places:
+            whole = cpus_of(tree, mounted[controller].place, name)
+            part = cpus_of(tree, places[controller], name)
+            cores += [part] if whole and part and part < whole else []
+    if cores:
+        out['cpu_limit'] = min(cores)
+    for column, controller, name in (('memory_limit', '', 'memory.max'),
+                                     ('pids_limit', 'pids', 'pids.max'),
+                                     ('pids_limit', '', 'pids.max')):
+        numbers = [cgroup_number(tree, folder, name) for folder in up(mounted, places, controller)]
+        numbers = [number for number in numbers if number is not None]
+        if numbers:
+            out[column] = min(numbers)
+    return out
+
+
+def up(mounted, places, controller):
+    """The folders from a container's up to below the root, which has no limits."""
+    folder = places.get(controller)
+    while folder and folder != mounted[controller].place:
+        yield folder
+        folder = folder.rpartition('/')[0]
+
+
+def cgroup_cores(tree, folder, controller):
+    """[cores] that the quota of a cgroup comes to, or []. v2: cpu.max, `50000 100000`; v1: two
+    files, the quota -1 for none."""
+    try:
+        if controller:
+            words = [tree.glance('%s/cpu.cfs_%s_us' % (folder, name)).strip()
+                     for name in ('quota', 'period')]
+        else:
+            words = tree.glance(folder + '/cpu.max').split()
+    except OSError:
+        return []
+    if len(words) != 2 or not (words[0] + words[1]).isdigit() or not int(words[1]):
+        return []
+    return [int(words[0]) / int(words[1])]
+
+
+def cpus_of(tree, folder, name):
+    """How many processors a file such as cpuset.cpus has: `0-3,7` are 5; 0 when it is not known."""
+    try:
+        ranges = tree.glance('%s/%s' % (folder, name)).strip().split(b',')
+        ends = [(int(first), int(last or first)) for first, dash, last in
+                [one.partition(b'-') for one in ranges]]
+    except (OSError, ValueError):
+        return 0
+    return sum([last - first + 1 for first, last in ends])
+
+
+# Reading them
+
+def whole_number(data):
+    """The int that is all there is in a file; else a hole."""
+    word = data.strip()
+    return int(word) if word.isdigit() and len(word) <= 20 else ABSENT
+
+
+def pick_numbers(columns, data, out):
+    """Puts the numbers of lines such as `usage_usec 1234` under the columns of their keys."""
+    data = b'\n' + data
+    for key, column in columns:
+        number = first_number(data, key)
+        if number == number:
+            out[column] = number
+
+
+def cpuacct_usage(data, out, stacked):
+    out['cpu'] = whole_number(data) // 1000     # nanoseconds
+
+
+def cpuacct_stat(data, out, stacked):
+    """`user 123` and `system 45`, USER_HZ ticks; on old kernels they are counted at ticks of the
+    timer, and do not add up to cpuacct.usage."""
+    found = {}
+    pick_numbers(((b'\nuser ', 'cpu_user'), (b'\nsystem ', 'cpu_system')), data, found)
+    for column, ticks in found.items():
+        out[column] = ticks * (1000000 // USER_HZ)
+
+
+def cpu_stat(data, out, stacked):
+    """`nr_periods 5`, `nr_throttled 2`, `throttled_usec 1234`; in v1 `throttled_time 1234000`."""
+    pick_numbers(((b'\nusage_usec ', 'cpu'), (b'\nuser_usec ', 'cpu_user'),
+                  (b'\nsystem_usec ', 'cpu_system'), (b'\nthrottled_usec ', 'cpu_throttled'),
+                  (b'\nthrottled_time ', 'throttled_time'),
+                  (b'\nnr_throttled ', 'cpu_throttled_periods')), data, out)
+    if 'throttled_time' in out:
+        out['cpu_throttled'] = out.pop('throttled_time') // 1000
+
+
+def memory_usage(data, out, stacked):
+    out['memory_usage'] = whole_number(data)
+
+
+def memory_stat_v1(data, out, stacked):
+    """`cache 0` ..., `hierarchical_memory_limit 9223372036854771712`, `total_cache 0`: the latter
+    with the cgroups below. No limit is a number so large that no machine has it."""
+    pick_numbers(((b'\ntotal_rss ', 'memory_rss'), (b'\ntotal_cache ', 'memory_cache'),
+                  (b'\ntotal_swap ', 'memory_swap'), (b'\ntotal_inactive_file ', 'inactive'),
+                  (b'\nhierarchical_memory_limit ', 'memory_limit')), data, out)
+    if out.get('memory_limit', 0) >= 1 << 60:
+        del out['memory_limit']
+
+
+def memory_stat(data, out, stacked):
+    pick_numbers(((b'\nanon ', 'memory_rss'), (b'\nfile ', 'memory_cache'),
+                  (b'\ninactive_file ', 'inactive')), data, out)
+
+
+def memory_swap(data, out, stacked):
+    out['memory_swap'] = whole_number(data)
+
+
+def memory_failures(data, out, stacked):
+    out['memory_failures'] = whole_number(data)
+
+
+def memory_events(data, out, stacked):
+    """v2: `max 12` and `oom_kill 1`; v1's memory.oom_control has the latter, without the cgroups
+    below."""
+    pick_numbers(((b'\noom_kill ', 'memory_oom_kills'), (b'\nmax ', 'memory_failures')),
+                 data, out)
+
+
+def threads_now(data, out, stacked):
+    out['threads'] = whole_number(data)
+
+
+def io_stat(data, out, stacked):
+    """v2: `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0`, a line for each device that was
+    used. Before 5.4 numbers of devices that have no figures may stand in front of another's."""
+    rows = []
+    for line in data.split(b'\n'):
+        words = line.split()
+        figures = dict(word.split(b'=', 1) for word in words if b'=' in word)
+        number = [word for word in words if b'=' not in word][-1:]
+        found = [figures.get(key, b'') for key in (b'rbytes', b'wbytes', b'rios', b'wios')]
+        if number and b''.join(found).isdigit() and all(found):
+            rows.append((number[0], list(map(int, found))))
+    totals = over_disks(rows, stacked)
+    out.update(zip(DISK_NAMES, totals))
+
+
+def blkio(columns):
+    """The reader of v1's `8:0 Read 123`, `8:0 Write 4`, ..., `Total 127`; what no device has is
+    left as it is."""
+    def parse(data, out, stacked):
+        figures = {}
+        for line in data.split(b'\n'):
+            words = line.split()
+            if len(words) == 3 and words[2].isdigit() and words[1] in (b'Read', b'Write'):
+                figures.setdefault(words[0], [0, 0])[words[1] == b'Write'] = int(words[2])
+        if figures:
+            out.update(zip(columns, over_disks(list(figures.items()), stacked)))
+    return parse
+
+
+def counts_disks(tree, memory):
+    """Whether v1 counts what goes to disks. From 6.10 on it does so only from the first limit on
+    that is set for a disk (blk-throttle is off until then): before, a file that says `Total 0` has
+    not counted, and so has that of the root."""
+    place = memory['mounted']['blkio'].place if 'blkio' in memory['mounted'] else None
+    for name in BLKIO_BYTES if place else ():
+        try:
+            return b':' in tree.glance('%s/%s' % (place, name), MOST_ACCOUNT)
+        except OSError:
+            pass
+    return False
+
+
+def over_disks(rows, stacked):
+    """The sums of the figures of devices. What goes through a device-mapper or md device is counted
+    there and at the disks below it, so that it counts only where nothing below it counts (docker
+    stats adds up all of them)."""
+    if len(rows) > 1:
+        rows = [row for row in rows if not stacked(row[0])] or rows
+    if len(rows) == 1:
+        return rows[0][1]
+    return [sum(column) for column in zip(*[figures for number, figures in rows])] or [0] * 4
+
+
+def pressure(what):
+    """The reader of `some avg10=0.00 avg60=0.00 avg300=0.00 total=1234` and `full ...`."""
+    def parse(data, out, stacked):
+        for line in data.split(b'\n'):
+            word = line.rpartition(b' total=')[2]
+            if line[:5] in (b'some ', b'full ') and word.isdigit():
+                out['psi_%s_%s_stalled' % (what, line[:4].decode())] = int(word)
+    return parse
+
+
+BLKIO_BYTES = ('blkio.throttle.io_service_bytes_recursive', 'blkio.throttle.io_service_bytes',
+               'blkio.io_service_bytes_recursive')
+
+# Controller ('' is v2), figure, files, reader: of each figure the first that there is counts.
+CONTAINER_FILES = (
+    ('cpuacct', 'cpu', ('cpuacct.usage',), cpuacct_usage),
+    ('cpuacct', 'cpu_user', ('cpuacct.stat',), cpuacct_stat),
+    ('cpu', 'throttled', ('cpu.stat',), cpu_stat),
+    ('', 'cpu', ('cpu.stat',), cpu_stat),
+    ('memory', 'memory', ('memory.usage_in_bytes',), memory_usage),
+    ('', 'memory', ('memory.current',), memory_usage),
+    ('memory', 'memory_stat', ('memory.stat',), memory_stat_v1),
+    ('', 'memory_stat', ('memory.stat',), memory_stat),
+    ('', 'swap', ('memory.swap.current',), memory_swap),
+    ('blkio', 'io', BLKIO_BYTES, blkio(DISK_NAMES[:2])),
+    ('blkio', 'ios', ('blkio.throttle.io_serviced_recursive', 'blkio.throttle.io_serviced',
+                      'blkio.io_serviced_recursive'), blkio(DISK_NAMES[2:])),
+    ('', 'io', ('io.stat',), io_stat),
+    ('pids', 'threads', ('pids.current',), threads_now),
+    ('', 'threads', ('pids.current',), threads_now),
+    ('', 'psi_cpu', ('cpu.pressure',), pressure('cpu')),
+    ('', 'psi_memory', ('memory.pressure',), pressure('memory')),
+    ('', 'psi_io', ('io.pressure',), pressure('io')),
+    ('memory', 'failures', ('memory.failcnt',), memory_failures),
+    ('memory', 'oom', ('memory.oom_control',), memory_events),
+    ('', 'oom', ('memory.events',), memory_events),
+)
+
+
+def container_row(tree, memory, one):
+    """The row of a container; None when nothing of it can be read any more."""
+    out = dict(one.limits, number=one.number)
+    if memory['counts'] and 'blkio' in one.places:
+        out.update(dict.fromkeys(DISK_NAMES, 0))
+    count, stacked = len(out), lambda device: is_stacked(tree, memory, device)
+    for name, parse in one.files:
+        try:
+            data = tree.glance(name, MOST_ACCOUNT, True)
+        except OSError:                         # it went, or that controller was taken away
+            continue
+        last, known = one.texts.get(name, NEVER)
+        if last != data:                        # of one that idles most say what they said
+            known = {}
+            parse(data, known, stacked)
+            one.texts[name] = data, known
+        out.update(known)
+    if len(out) == count:
+        return None
+    if 'inactive' in out and 'memory_usage' in out:
+        out['memory_working_set'] = max(0, out['memory_usage'] - out['inactive'])
+    add_processes(tree, memory, one, out)
+    return [out.get(name, ABSENT) for name in CONTAINER_NAMES]
+
+
+def start_of(row):
+    """What a container that began since the last reading stood at then: nothing, but for its
+    network, for an interface may have been in use before it was put in there."""
+    return row[:1] + [ABSENT if name in NET_NAMES else 0 for name in CONTAINER_NAMES[1:]]
+
+
+def is_stacked(tree, memory, device):
+    """Whether a block device, b'253:0', is made of others."""
+    known = memory.setdefault('stacked', {})
+    if device not in known or tree.afresh:
+        if len(known) > MOST_KNOWN:
+            known.clear()
+        try:
+            known[device] = bool(tree.list('sys/dev/block/%s/slaves' % os.fsdecode(device)))
+        except Absent:
+            known[device] = False
+    return known[device]
+
+
+def processes_in(tree, one):
+    """The pids of a container as bytes: its own and those of the cgroups inside it; b'0' for one
+    that the PID namespace we are in does not have. The file is never kept open: v1 makes the list
+    when it is opened, and holds on to it for as long as it is read each second."""
+    out = []
+    for folder in one.home.inside(one.folder):
+        name = folder + '/cgroup.procs'
+        try:
+            data = tree.glance(name, CHUNK)
+            if len(data) > 4000:                # a reading gives a page at most
+                data = tree.read(name, True)
+        except (OSError, Absent):               # it went; or a cgroup of threads, that has none
+            continue
+        out += data.split()
+    return out
+
+
+def add_processes(tree, memory, one, out):
+    """Adds what is known by a container's processes: how many, the age of the oldest, the traffic
+    of their network namespace."""
+    pids = processes_in(tree, one)
+    out['pids'] = len(pids)
+    if one.oldest not in pids or tree.afresh:
+        one.network, (one.oldest, one.started) = None, oldest_of(tree, pids)
+    if one.oldest is None:
+        memory['hidden'] = memory.get('hidden') or bool(pids) and one.age > YOUNG
+        return
+    if memory['uptime'] is not None:
+        out['uptime'] = max(0.0, memory['uptime'] - one.started)
+    out.update(zip(NET_NAMES, traffic(tree, memory, one)))
+
+
+MOST_ASKED = 64                 # processes of a container; the first are the oldest, nearly always
+
+
+def oldest_of(tree, pids):
+    """(pid, seconds from the start of the system to its start) of the oldest; None and 0 when none
+    of them is there any more."""
+    best = None, 0.0
+    for pid in sorted(set(pids) - {b'0'}, key=int)[:MOST_ASKED]:
+        try:
+            words = tree.glance('proc/%s/stat' % os.fsdecode(pid)).rpartition(b')')[2].split()
+            started = int(words[19]) / USER_HZ
+        except (OSError, ValueError, IndexError):
+            continue
+        if best[0] is None or started < best[1]:
+            best = pid, started
+    return best
+
+
+def up_since(tree):
+    """Seconds since the start of the system, or None."""
+    try:
+        return decimals(tree.read('proc/uptime').split()[:1])[0]
+    except (Absent, ValueError, IndexError):
+        return None
+
+
+# Their network
+
+OF_OTHERS = b'docker', b'br-', b'cni', b'veth', b'nerdctl', b'podman'
+
+
+def traffic(tree, memory, one):
+    """What the interfaces of a container's network namespace have counted, in the order of
+    NET_NAMES; [] when it is the host's, or that is not known. A pod has one namespace, and each of
+    its containers shows it."""
+    name = 'proc/%s/net/dev' % os.fsdecode(one.oldest)
+    try:
+        memory['host'] = memory['host'] or tree.number('proc/1/net/dev')
+        own = one.network = one.network or tree.number(name)
+        if own == memory['host']:
+            one.shares += one.shares < YOUNG
+            return []
+        if own not in memory['nets']:
+            data = tree.glance(name, CHUNK)
+            if len(data) > 4000:                # a reading gives a page at most
+                data = tree.read(name, True)
+            memory['nets'][own] = interface_sums(data)
+    except (OSError, Absent):
+        return []
+    return memory['nets'][own]
+
+
+def interface_sums(data):
+    """The sums of NET_NAMES over the interfaces in proc/PID/net/dev but `lo`, and but those that
+    belong to containers inside, whose traffic comes by twice; [] without any."""
+    rows = {}
+    for line in data.split(b'\n')[2:]:
+        name, colon, rest = line.rpartition(b':')
+        words = rest.split()[:12]
+        if len(words) == 12 and b''.join(words).isdigit() and name.strip() != b'lo':
+            rows[name.strip()] = words
+    own = [words for name, words in rows.items() if not name.startswith(OF_OTHERS)]
+    columns = list(zip(*[map(int, words) for words in own or rows.values()]))
+    return [sum(columns[i]) for i in (0, 8, 1, 9, 2, 10, 3, 11)] if columns else []
+
+
+def without_network(memory, found):
+    """What is said of containers that have no network figures; after a few readings, for one that
+    is being made is still where its maker is."""
+    names = [one.shown for one in found.values()
+             if one.shown and one.shares == YOUNG and one.runtime != 'systemd']
+    for one in found.values():
+        one.shares += one.shares == YOUNG
+    if names:
+        yield Say('%s: no network figures, for the network is that of the host' % ', '.join(
+            names[:20] + ['and %d more' % (len(names) - 20)] * (len(names) > 20)))
+    if memory.get('hidden') and not memory.get('said hidden'):
+        memory['said hidden'] = True
+        yield Say('no network figures, no uptime: their processes cannot be seen; it takes the PID '
+                  'namespace of the host, and a proc without hidepid')
+
+
+# Their names
+
+DAEMON_ANSWERS = 10             # questions in a reading, and
+DAEMON_SECONDS = 1.5            # the time for all of them
+DAEMON_TRIES = 5                # for a container that the daemon does not know
+DOCKER_SOCKETS = 'run/docker.sock', 'var/run/docker.sock'
+PODMAN_SOCKETS = 'run/podman/podman.sock',
+WITH_DAEMON = 'docker', 'podman', 'ecs', 'kubepods', 'oci'
+
+
+def names_of(tree, options, memory, found):
+    """Asks the daemons what the containers are called that they were not asked for yet, as many as
+    there is time for; gives what is to be said."""
+    end, left = tree.monotonic() + DAEMON_SECONDS, DAEMON_ANSWERS
+    for one in found.values():
+        if one.known is not None:
+            if tree.record_to:                  # in each tick, so that it may begin at any
+                tree.answer('docker/' + one.id, lambda: one.known)
+            continue
+        if not options.socket or one.runtime not in WITH_DAEMON:
+            continue
+        now = tree.monotonic()
+        daemon = memory.setdefault('podman' if one.runtime == 'podman' else 'docker', {})
+        if tree.frozen or (left and one.tries < DAEMON_TRIES and now < end and now >= one.again
+                           and now >= daemon.get('until', now)):
+            left -= 1
+            yield from ask_name(tree, options, daemon, one, min(1.0, end - now))
+
+
+def ask_name(tree, options, daemon, one, seconds):
+    """Asks for one name. A daemon that does not answer is left alone, for longer each time, up to a
+    minute; one that knows no such container is asked for it some times."""
+    failed = []
+
+    def ask():
+        try:
+            return daemon_answer(tree, options, one, seconds)
+        except OSError as error:
+            failed.append(error)
+            raise
+    try:
+        answer = tree.answer('docker/' + one.id, ask)
+    except Absent:
+        if not failed:
+            return                              # a recording that does not have it
+        daemon['failures'] = daemon.get('failures', 0) + 1
+        daemon['until'] = tree.monotonic() + min(60.0, 2.0 ** min(daemon['failures'], 10))
+        missing = type(failed[0]) is FileNotFoundError and options.socket == 'auto'
+        if not missing and not daemon.get('said'):
+            daemon['said'] = True
+            yield Say('names are not known: %s' % (failed[0].strerror or failed[0]))
+        return
+    daemon['failures'], daemon['said'] = 0, False
+    found = json_reply(answer)
+    if not isinstance(found, dict) or not isinstance(found.get('name'), str):
+        one.tries, one.again = one.tries + 1, tree.monotonic() + 2.0 ** one.tries
+        return
+    one.known, one.name, one.image = answer, found['name'], short_text(found.get('image'))
+    labels = found.get('labels') if isinstance(found.get('labels'), dict) else {}
+    one.labels = tuple(short_text(labels.get(key)) for key in options.labels)
+
+
+def daemon_answer(tree, options, one, seconds):
+    """JSON of the name, the image and those labels of a container that are asked for, and of
+    nothing else, for it may be recorded; `{}` for one that the daemon does not know. Raises
+    OSError.
+
+    What lists containers (Docker Engine API, ContainerList; Podman has the same) needs no lock of
+    the container, so that one that hangs does not hang us, and its answer has no environment.
+    """
+    path = options.socket
+    if path == 'auto':
+        paths = map(tree.path, PODMAN_SOCKETS if one.runtime == 'podman' else DOCKER_SOCKETS)
+        path = ([path for path in paths if os.path.exists(path)] or [''])[0]
+        if not path:
+            raise FileNotFoundError(errno.ENOENT, 'there is no socket')
+    status, body = socket_get(path, '/containers/json?all=1&filters=%%7B%%22id%%22%%3A%%5B%%22%s'
+                                    '%%22%%5D%%7D' % one.id, seconds, tree.monotonic)
+    found = json_reply(body) if status == 200 else None
+    if not isinstance(found, list):
+        raise OSError(errno.EBADMSG, '%s: %s' % (path, 'an answer that is no list' if status == 200
+                                                 else 'status %d' % status))
+    for entry in found:
+        if isinstance(entry, dict) and entry.get('Id') == one.id:
+            names = entry.get('Names') if isinstance(entry.get('Names'), list) else []
+            names = [name.lstrip('/') for name in map(short_text, names) if '/' not in name[1:]]
+            labels = entry.get('Labels') if isinstance(entry.get('Labels'), dict) else {}
+            return json_value({
+                'name': (names or [''])[0],
+                'image': short_text(entry.get('Image')),
+                'labels': {key: short_text(labels.get(key)) for key in options.labels}}).encode()
+    return b'{}'
+
+
+def short_text(value):
+    """A text of a daemon's answer; '' for all that is none."""
+    return value[:255] if isinstance(value, str) else ''
+
+
+def call_them(options, memory, found):
+    """Decides what each container is shown as, and whether it is wanted. Of two with one name, that
+    which came later has its id behind it."""
+    keep = memory.setdefault('keep', matcher(options.containers))
+    taken = {one.shown: one for one in found.values() if one.shown}
+    for one in found.values():
+        called = one.name or one.id[:12]
+        if one.called == called:
+            continue
+        one.called = called
+        shown = os.fsencode(called[:255]).decode('utf-8', 'replace')
+        if not keep(shown, *[one.id, one.id[:12]][:2 * bool(one.id)]):
+            one.shown = ''
+            continue
+        if taken.get(shown, one) is not one:
+            shown = '%s-%s' % (shown, one.id[:12] or one.runtime or one.number)
+        one.shown = shown
+        taken[shown] = one
+
+
 # -- self: the agent, as it sees itself -------------------------------------------------------
 
 SELF = Table('self', source='the agent', columns=(
@@ -4328,6 +5404,8 @@ class Parts:
             if found or rates.keys:
                 out.append(rates.feed(found, tree.when, narrow))
                 self.large |= rates.large
+            else:
+                rates.when = tree.when          # what comes next may say that it began since
         return out
 
     def without_words(self, found):
@@ -5210,8 +6288,8 @@ def payload_lines(layout, identity, forms):
 
 
 FLAT_KEYS = IDENTITY_KEYS + ('timestamp', 'metric', 'value', 'units', 'device', 'interface', 'cpu',
-                             'mount', 'group', 'thread', 'container', 'name', 'id', 'image',
-                             'runtime')
+                             'mount', 'group', 'pid', 'thread', 'container', 'name', 'id', 'image',
+                             'runtime', 'fstype', 'module', 'emitter')
 
 
 def flat_lines(tags):
@@ -10990,8 +12068,6 @@ class Spool:
             if seq == oldest:
                 cursor.drop(cursor.pinned, cursor.pinned + 1)
         return True
-
-
 
 
 def milliseconds(seconds):

@@ -15,7 +15,8 @@ from test_faults import frame, layout
 
 WORDS = 'a"b\\c\nd,e\x00f\x1b\u2028 \ufffd\U0001f4be %s %d {hostname} </script>'
 COLUMNS = ['datacenter', 'region', 'zone', 'cluster', 'hostname', 'ipv4', 'ipv6', 'metric', 'units', 'device',
-           'interface', 'cpu', 'mount', 'group', 'thread', 'container']
+           'interface', 'cpu', 'mount', 'group', 'pid', 'thread', 'container', 'name', 'id', 'image', 'runtime',
+           'fstype', 'module', 'emitter']
 
 
 @pytest.fixture

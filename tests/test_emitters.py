@@ -511,3 +511,9 @@ def test_hostile_names_stay_in_their_places_of_line_protocol(name):
 def test_a_metric_without_a_family_is_a_measurement_with_one_value():
     assert influx(('', 'queue', '', GAUGE, (), (), 5)).startswith('queue,') and ' value=5.0 ' in influx(
         ('', 'queue', '', GAUGE, (), (), 5))
+
+
+def test_no_label_of_a_metric_can_be_hidden_by_a_tag_of_a_flat_message():
+    labels = set(key for kind in statbadger.MODULES.values() for table in kind.tables if isinstance(table, statbadger.Table)
+                 for key in table.labels + table.further)
+    assert labels and labels <= set(statbadger.FLAT_KEYS)
