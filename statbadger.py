@@ -2685,9 +2685,10 @@ MOST_OF_A_CGROUP = 1 << 16                      # bytes of a file of it, for hun
 class Own:
     """What can be seen of the container that we are in. apart: whether its PID namespace is one of
     its own, None when that cannot be read; paths: {controller: path of its cgroup}, '' for v2;
-    levels: {controller: its folder and those above it, as far as they can be seen}; fuse: the files
-    of proc and sys that a FUSE file system gives; lxcfs: those of LXCFS, b'proc/meminfo'."""
-    __slots__ = ('apart', 'private', 'paths', 'levels', 'fuse', 'lxcfs')
+    levels: {controller: its folder and those above it, as far as they can be seen}; mounted:
+    whether there are any cgroups to be seen; fuse: the files of proc and sys that a FUSE file
+    system gives; lxcfs: those of LXCFS, 'proc/meminfo'."""
+    __slots__ = ('apart', 'private', 'paths', 'levels', 'mounted', 'fuse', 'lxcfs')
 
     def __init__(self, tree):
         self.apart = own_namespace(tree, 'pid', INITIAL_PIDS)
@@ -2704,7 +2705,9 @@ class Own:
                 if m.type.startswith(b'fuse') and m.point.startswith((b'/proc/', b'/sys/'))]
         self.fuse = sorted(point for point, kind in over)
         self.lxcfs = sorted(point for point, kind in over if kind == b'fuse.lxcfs')
-        for hierarchy in hierarchies(tree, True) if found else ():
+        there = hierarchies(tree, True) if found else []
+        self.mounted = bool(there)
+        for hierarchy in there:
             for name in hierarchy.controllers or ('',):
                 if name in self.paths:
                     self.look(hierarchy, name, mine[name])
@@ -2780,7 +2783,7 @@ def own_cgroup(tree, memory):
         words = tree.glance('proc/self/cgroup', 1 << 16)
     except OSError:
         words = b''
-    if memory.get('cgroup') != words:
+    if memory.get('cgroup') != words or tree.record_to:         # a snapshot is whole
         memory['cgroup'], memory['own'] = words, Own(tree)
     return memory['own']
 
@@ -2815,7 +2818,7 @@ def view_of(wanted, tree):
         return View('host', 'the configuration says so', own.fuse, bool(own.apart))
     seen = cgroup_seen(own)
     if wanted == 'container':
-        return View('container', 'the configuration says so; ' + seen, own.fuse, True)
+        return View('container', 'the configuration says so, and ' + seen, own.fuse, True)
     if own.apart is None:
         return View('host', 'whether this is a container cannot be told, for proc/self/ns/pid '
                             'cannot be read', own.fuse)
@@ -2823,18 +2826,21 @@ def view_of(wanted, tree):
         return View('host', 'this is the first PID namespace of the system', own.fuse)
     if not own.bounded() and not own.lxcfs:
         return View('host', 'this is a container, but ' + seen, own.fuse, True)
-    return View('container', 'the PID namespace is not that of the host; ' + seen, own.fuse, True)
+    return View('container', 'this is a container (its PID namespace is its own), and ' + seen,
+                own.fuse, True)
 
 
 def cgroup_seen(own):
     """What can be seen of the container's account, in words."""
     kinds = [word for word, there in (('v1', any(own.levels)), ('v2', '' in own.levels)) if there]
-    if not own.levels:
-        words = 'no cgroup of it can be seen, for none is mounted here'
+    if not own.mounted:
+        words = 'it has no cgroup file system mounted'
+    elif not own.levels:
+        words = 'what it has mounted of cgroups does not show its own'
     elif not own.bounded():
         words = 'it has no cgroup of its own'
     else:
-        words = 'its cgroup can be seen (%s)' % ' and '.join(kinds)
+        words = 'its cgroup (%s) has its figures' % ' and '.join(kinds)
     return words + ('; LXCFS gives %s' % ', '.join(own.lxcfs) if own.lxcfs else '')
 
 
@@ -11093,7 +11099,8 @@ class Agent:
     def make_modules(self, settings, out):
         """Adds a Running for each: those of before whose configuration is the same go on as they
         are."""
-        before, view = {r.chosen.name: r for r in self.modules}, view_of(settings.top.view, self.tree)
+        before = {r.chosen.name: r for r in self.modules}
+        view = view_of(settings.top.view, self.tree)
         for chosen in settings.modules:
             if self.replay and (chosen.kind is None or chosen.kind == 'self'):
                 continue
@@ -12039,7 +12046,10 @@ def listing(what):
         for kind in MODULES.values():
             for table in kind.tables:
                 rows += metric_rows(table)
-        return columns(list(dict.fromkeys(rows)))
+        known = {}                              # once, though another view gives it too
+        for row in rows:
+            known.setdefault(row[0], row)
+        return columns(list(known.values()))
     out = []
     for title, registry in (('modules', MODULES), ('emitters', EMITTERS)):
         if what in ('', title):
