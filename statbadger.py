@@ -3240,7 +3240,9 @@ def own_uptime(tree, options, memory):
         words = tree.glance('proc/1/stat').rpartition(b')')[2].split()
     except OSError as error:
         raise Absent('proc/1/stat: %s' % error.strerror)
-    start = counters(words[19:20] or [b''])[0] / USER_HZ
+    if not words[19:20] or not words[19].isdigit():
+        raise ValueError('proc/1/stat')
+    start = int(words[19][:20]) / USER_HZ
     boot = first_number(tree.read('proc/stat'), b'\nbtime ')
     since = decimals(tree.read('proc/uptime').split()[:1])
     if since:
