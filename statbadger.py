@@ -3012,7 +3012,7 @@ def own_memory(tree, options, memory):
     use = memory_use_of(tree, folders[0], old, stat)
     if use is None:
         raise Absent('%s: no use of memory in it' % tree.path(folders[0]))
-    total, left = own_limit(tree, own, stat)
+    total, left = own_limit(tree, own, stat, use)
     swap = own_swap(tree, own, stat)
     counted = [stat.get(v1 if old else v2, ABSENT) for name, v2, v1 in OWN_MEMORY_STAT]
     percent = 100.0 * use[1] / total if total else ABSENT
@@ -3030,29 +3030,28 @@ def memory_use_of(tree, folder, old, stat):
     return used, max(used - stat.get(b'total_inactive_file' if old else b'inactive_file', 0), 0)
 
 
-def own_limit(tree, own, stat):
-    """(the tightest limit, [what is free, what is available]), bytes. A limit above us, as that of
-    a pod is, is shared: no more is left for us than is left of it."""
+def own_limit(tree, own, stat, use):
+    """(the tightest limit or None, [what is free of it, what is available]), bytes. A limit above
+    us, as that of a pod is, is shared: no more is left for us than is left of it.
+
+    v1 says in memory.stat what the tightest is, also of those above that cannot be seen.
+    """
     old, folders = own.of('memory')
-    host = meminfo_bytes(tree, b'\nMemTotal:')
-    known = [n for n in (host, stat.get(b'hierarchical_memory_limit') if old else None)
-             if n is not None]
-    uses = []
-    for folder in folders:
-        limit = cgroup_number(tree, folder, 'memory.limit_in_bytes' if old else 'memory.max')
-        limited = limit is not None and (host is None or limit < host)
-        if limited:
-            known.append(limit)
-        if limited or folder == folders[0]:
-            below = stat if folder == folders[0] else cgroup_words(tree, folder, 'memory.stat')
-            uses.append((limit if limited else None, memory_use_of(tree, folder, old, below)))
-    total = min(known) if known and min(known) < NO_LIMIT else None
-    left = []
-    for i in (0, 1):
-        rest = [max((total if limit is None else min(limit, total)) - use[i], 0)
-                for limit, use in uses if use and total is not None]
-        left.append(min(rest) if rest else ABSENT)
-    return total, left
+    limits = [cgroup_number(tree, folder, 'memory.limit_in_bytes' if old else 'memory.max')
+              for folder in folders]
+    known = [n for n in limits + [meminfo_bytes(tree, b'\nMemTotal:'),
+                                  stat.get(b'hierarchical_memory_limit') if old else None]
+             if n is not None and n < NO_LIMIT]
+    if not known:
+        return None, [ABSENT, ABSENT]
+    total = min(known)
+    left = [total - use[0], total - use[1]]
+    for folder, limit in list(zip(folders, limits))[1:]:
+        if limit is not None and limit < NO_LIMIT:
+            words = cgroup_words(tree, folder, 'memory.stat')
+            shared = memory_use_of(tree, folder, old, words) or (0, 0)
+            left = [min(mine, limit - used) for mine, used in zip(left, shared)]
+    return total, [max(n, 0) for n in left]
 
 
 def own_swap(tree, own, stat):
@@ -3545,6 +3544,8 @@ class Parts:
             if found or rates.keys:
                 out.append(rates.feed(found, tree.when, narrow))
                 self.large |= rates.large
+            else:
+                rates.when = tree.when          # nothing was there: what comes began since
         return out
 
     def without_words(self, found):
