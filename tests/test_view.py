@@ -150,6 +150,7 @@ def test_host_etc_is_where_the_name_stands(tmp_path):
     (PRIVATE, '0::/\n', '0::/\n', v2_mounts(), ['sys/fs/cgroup']),
     # a service in a container with an init: the container is what is above both
     (PRIVATE, '0::/system.slice/sb.service\n', '0::/init.scope\n', v2_mounts(), ['sys/fs/cgroup']),
+    (PRIVATE, '0::/init\n', '0::/init\n', v2_mounts(), ['sys/fs/cgroup']),        # of a container with containers
     (APART, '0::/lxc/a/system.slice/sb.service\n', '0::/lxc/a/init.scope\n', v2_mounts(),
      ['sys/fs/cgroup/lxc/a', 'sys/fs/cgroup/lxc', 'sys/fs/cgroup']),
     (APART, '0::/lxc/ab\n', '0::/lxc/a\n', v2_mounts(), ['sys/fs/cgroup/lxc', 'sys/fs/cgroup']),
@@ -613,3 +614,14 @@ def test_a_module_that_reads_a_fuse_file_has_a_thread_of_its_own_from_the_start(
         for running in agent.modules:
             if running.worker:
                 running.worker.close()
+
+
+def test_a_reload_that_asks_for_the_other_view_changes_only_what_differs(box, clock):
+    def settings(view):
+        text = '{"view": "%s", "modules": {"memory": {}, "network": {}, "self": {}}, "emitters": {"stdout": {}}}' % view
+        return statbadger.read_config(text, statbadger.config_place('-', '-'))
+    agent = statbadger.Agent(lambda: settings('auto'), box(PRIVATE, '0::/\n', v2_mounts()), clock, statbadger.Log())
+    for view, same in (('container', [True, True, True]), ('host', [False, True, True])):
+        made = []
+        agent.make_modules(settings(view), made)
+        assert [new is old for new, old in zip(made, agent.modules)] == same
