@@ -194,15 +194,16 @@ class Option:
 
 class Module:
     """A kind of module: its options, its tables, and one generator of rows per kernel file it
-    reads, so that a file that is missing takes only its own metrics away. borrows: the name of a
+    reads, so that a file that is missing takes only its own metrics away: `parts` for the figures
+    of the host, `own_parts` for those of the container that we are in. borrows: the name of a
     module whose options it is handed too, as `options.<name>`. expensive: it reads so much, or what
     may take so long, that it has a thread of its own."""
-    __slots__ = ('name', 'help', 'options', 'parts', 'tables', 'borrows', 'expensive')
+    __slots__ = ('name', 'help', 'options', 'parts', 'own_parts', 'tables', 'borrows', 'expensive')
 
     def __init__(self, name, help, options, borrows=None, expensive=False):
         self.name, self.help, self.options, self.borrows = name, help, options, borrows
         self.expensive = expensive
-        self.parts, self.tables = [], []
+        self.parts, self.own_parts, self.tables = [], [], []
 
 
 class Emitter:
@@ -485,15 +486,19 @@ MODULES = {}                    # name -> Module, in the order of the file
 EMITTERS = {}                   # name -> Emitter
 
 
-def module(name, help, options, *tables, **more):
+def module(name, help, options, *tables, view=None, **more):
     """Registers a generator of rows; a second one under the same name reads another file for it.
+    view: 'host' or 'container', for one that is part of that view only.
 
     It yields (table, label values, row), or Say. The first reading of a row gives no rates, for
     what it grew by is not known; where it is, a fourth item is what the row stood at when the last
     reading was made: zeros for what began since."""
     def register(generate):
         kind = MODULES.setdefault(name, Module(name, help, options, **more))
-        kind.parts.append(generate)
+        if view != 'container':
+            kind.parts.append(generate)
+        if view != 'host':
+            kind.own_parts.append(generate)
         kind.tables.extend(tables)
         return generate
     return register
@@ -1053,7 +1058,8 @@ TOP_OPTIONS = [
            'Seconds between ticks, which fall on wall-clock multiples of it'),
     Option('modules_dir', text, '', 'Folder of your own modules: an unknown NAME is NAME.py there'),
     Option('emitters_dir', text, '', 'Folder of your own emitters'),
-    Option('view', choice('auto', 'host'), 'auto', 'Whose figures are shown: those of the host'),
+    Option('view', choice('auto', 'host', 'container'), 'auto',
+           'Whose cpu, memory, load, disk and system are shown; auto = the container\'s in one'),
 ]
 SPOOL_OPTIONS = [
     Option('memory_bytes', whole(1 << 16, 1 << 40), 16777216,
@@ -1588,6 +1594,8 @@ CHUNK = 65536
 HELD_AT_MOST = 64               # descriptors that are kept open between ticks
 KEPT_AT_MOST = 2048             # the same of small files, and half of what we may have open
 ANSWERS = 'answers'             # the folder of a recording with what no file says
+HOST_VARIABLES = (('', 'HOST_ROOT'), ('proc', 'HOST_PROC'), ('sys', 'HOST_SYS'),
+                  ('etc', 'HOST_ETC'))          # of the environment, as other agents have them
 
 
 class Tree:
@@ -1648,7 +1656,8 @@ class Tree:
                 # proc/net is a link to the reader's own
                 return self.read('proc/1/net/' + name[9:], seldom)
             except Absent:
-                pass
+                if self.borrowed():
+                    raise
         try:
             data = self.contents(name, seldom)
         except OSError as error:
@@ -1795,6 +1804,11 @@ class Tree:
             return int(self.answer('inodes/' + name, ask) if self.afresh or self.foreign else ask())
         except (OSError, ValueError) as error:
             raise Absent('%s: %s' % (self.path(name), getattr(error, 'strerror', 'no number')))
+    def borrowed(self):
+        """Whether these are the files of a running kernel at another place, so that `self` in them
+        is us, in a container perhaps, and not the host: in a recording that link leads nowhere."""
+        return (self.foreign and not self.frozen
+                and os.path.exists(self.path('proc/self/ns/pid')))
 
     def ask(self, what, question):
         """question(tree), asked at most once a tick."""
@@ -1872,14 +1886,24 @@ def read_to_end(fd):
 
 
 def host_tree(root, environ, monotonic):
-    """The Tree of this host, or of the one that --root, HOST_PROC, HOST_SYS or HOST_ROOT name."""
+    """The Tree of this host, or of the one that --root or the HOST_VARIABLES name."""
     base = root or environ.get('HOST_ROOT') or '/'
-    roots = {'': base, 'proc': os.path.join(base, 'proc'), 'sys': os.path.join(base, 'sys')}
-    for top, name in (('proc', 'HOST_PROC'), ('sys', 'HOST_SYS')):
-        if not root and environ.get(name):
+    roots = roots_under(base)
+    for top, name in HOST_VARIABLES:
+        if top and not root and environ.get(name):
             roots[top] = environ[name]
     own = os.path.realpath(roots['proc']) == '/proc' and os.path.realpath(base) == '/'
     return Tree(roots, monotonic, hold=own)
+
+
+def roots_under(base):
+    return {'': base, 'proc': os.path.join(base, 'proc'), 'sys': os.path.join(base, 'sys')}
+
+
+def elsewhere(tree):
+    """The roots that are not this system's own, as text: '/host/proc, /host/sys'; or ''."""
+    return ', '.join([tree.roots[top] for top in ('', 'proc', 'sys')
+                      if os.path.realpath(tree.roots[top]) != '/' + top])
 
 
 def snapshots(folder):
@@ -2078,14 +2102,15 @@ class Mount:
         self.type, self.source, self.super_options = type, source, super_options
 
 
-def mounts(tree):
-    """[Mount] as the host's first process sees them, or else as we do; raises Absent. Where we are
-    a guest and see the host's below our root for it, they are those, called as they are there.
+def mounts(tree, own=False):
+    """[Mount] as the host's first process sees them, or else as we do; own: as we do. Raises
+    Absent. Where we are a guest and see the host's below our root for it, they are those, called as
+    they are there.
 
     `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`: between the
     sixth field and the hyphen stand any number of others.
     """
-    name, data = mountinfo(tree)
+    name, data = mountinfo(tree, own)
     out = []
     for line in data.split(b'\n'):
         left, hyphen, right = line.partition(b' - ')
@@ -2097,16 +2122,21 @@ def mounts(tree):
         elif line:
             tree.bad_line()
     root = os.fsencode(tree.roots['']).rstrip(b'/')
-    if name == 'proc/self/mountinfo' and any(mount.point == root for mount in out):
+    if own or name != 'proc/self/mountinfo':
+        return out
+    if any(mount.point == root for mount in out):
         out = [mount for mount in out if (mount.point + b'/').startswith(root + b'/')]
         for mount in out:
             mount.point = mount.point[len(root):] or b'/'
+    elif tree.borrowed():
+        raise Absent('%s: not to be read, and those of the host cannot be seen here' % (
+            tree.path('proc/1/mountinfo')))
     return out
 
 
-def mountinfo(tree):
+def mountinfo(tree, own=False):
     """(name, bytes) of the file that mounts() reads; raises Absent."""
-    for name in ('proc/1/mountinfo', 'proc/self/mountinfo'):
+    for name in ('proc/1/mountinfo', 'proc/self/mountinfo')[own:]:
         try:
             return name, tree.read(name, True)
         except Absent as error:
@@ -2715,6 +2745,7 @@ def events_lost(data):
 # == 4 MODULES: what the columns of each kernel file mean =======================================
 
 U64 = 1 << 64
+USER_HZ = 100                   # ticks a second in proc, on all but two old architectures
 NEVER = None, None              # a line, and what came of it
 GARBAGE = ()                    # what comes of a line that no use can be made of
 MOST_KNOWN = 100000             # names that are remembered: devices may come and go for years
@@ -2818,7 +2849,7 @@ class Hierarchy:
         """The folder in the tree of the cgroup that proc/PID/cgroup calls so; None when it is
         outside of what is mounted."""
         root = '' if self.root == '/' else self.root
-        if path != root and not path.startswith(root + '/'):
+        if path != root and not path.startswith(root + '/') or '/..' in path[len(root):]:
             return None
         return (self.place + path[len(root):]).rstrip('/')
 
@@ -2827,11 +2858,11 @@ V1_CONTROLLERS = ('blkio', 'cpu', 'cpuacct', 'cpuset', 'devices', 'freezer', 'hu
                   'misc', 'net_cls', 'net_prio', 'perf_event', 'pids', 'rdma')
 
 
-def hierarchies(tree):
+def hierarchies(tree, own=False):
     """[Hierarchy] of what is mounted: one for v2, one for each v1 controller or pair of them, both
-    on a hybrid host. The first mount of each counts. Raises Absent."""
+    on a hybrid host. The first mount of each counts. own: as we see them. Raises Absent."""
     out = {}
-    for mount in mounts(tree):
+    for mount in mounts(tree, own):
         if mount.type not in (b'cgroup', b'cgroup2'):
             continue
         options = [os.fsdecode(o) for o in mount.super_options]
@@ -2913,7 +2944,7 @@ CPU_EVENTS = Table('cpu', source='proc/stat', columns=(
 
 @module('cpu', 'Processor time by state, context switches, forks, interrupts: proc/stat',
         [Option('per_core', boolean, False, 'The states of each core too')], CPU, CPU_EVENTS,
-        CPU_CORE)
+        CPU_CORE, view='host')
 def cpu(tree, options, memory):
     """proc/stat: `cpu  2255 34 2290 22625563 6290 127 456 0 0 0`, then cpu0 ..., `intr 114930548
     113199788 ...`"""
@@ -2977,7 +3008,7 @@ LOAD = Table('load', source='proc/loadavg', columns=(
     Metric('total_entities', GAUGE, '', 'Threads that exist')))
 
 
-@module('load', 'Load averages: proc/loadavg', [], LOAD)
+@module('load', 'Load averages: proc/loadavg', [], LOAD, view='host')
 def load(tree, options, memory):
     """proc/loadavg: `0.01 0.04 0.05 2/321 4242`"""
     words = tree.read('proc/loadavg').split()
@@ -3041,7 +3072,7 @@ DISK_OPTIONS = [
 ]
 
 
-@module('disk', 'Disk requests, times and sizes: proc/diskstats', DISK_OPTIONS, DISK)
+@module('disk', 'Disk requests, times and sizes: proc/diskstats', DISK_OPTIONS, DISK, view='host')
 def disk(tree, options, memory):
     """proc/diskstats: `8 0 sda 87 12 900 33 5 1 48 2 0 21 35 ...` (14, 18 or 20 columns; partitions
     once 7)"""
@@ -3249,7 +3280,8 @@ MEMORY = Table('mem', source='proc/meminfo', columns=(
     Metric('used_percent', REAL, 'percent', 'The same as a share of the total')))
 
 
-@module('memory', 'Memory by use: proc/meminfo', [], MEMINFO, MEMORY)
+@module('memory', 'Memory by use: proc/meminfo', [], MEMINFO, MEMORY,
+        view='host')
 def memory_use(tree, options, memory):
     """proc/meminfo: `MemTotal:  24684092 kB`, `HugePages_Total:  0`, `Active(anon):  4567 kB`"""
     data = tree.read('proc/meminfo')
@@ -3360,7 +3392,7 @@ FILE_HANDLES = Table('system', source='proc/sys/fs/file-nr', columns=(
 
 @module('system',
         'Cores, clock, disks, uptime, open files: proc/stat, proc/cpuinfo, proc/uptime, ...', [],
-        CPU_CORES, borrows='disk')
+        CPU_CORES, borrows='disk', view='host')
 def cores(tree, options, memory):
     count = core_count(tree.read('proc/stat'))
     if count:
@@ -3385,13 +3417,13 @@ def cpuinfo(tree, options, memory):
             break
 
 
-@module('system', '', [], DISK_COUNT)
+@module('system', '', [], DISK_COUNT, view='host')
 def disk_count(tree, options, memory):
     names = set(labels for table, labels, row in disk_rows(tree, options.disk, memory))
     yield DISK_COUNT, (), [len(names)]
 
 
-@module('system', '', [], UPTIME)
+@module('system', '', [], UPTIME, view='host')
 def uptime(tree, options, memory):
     """proc/uptime: `350735.47 234388.90`"""
     words = tree.read('proc/uptime').split()
@@ -3400,14 +3432,14 @@ def uptime(tree, options, memory):
     yield UPTIME, (), decimals(words)[:1]
 
 
-@module('system', '', [], BOOT_TIME)
+@module('system', '', [], BOOT_TIME, view='host')
 def boot_time(tree, options, memory):
     value = first_number(tree.read('proc/stat'), b'\nbtime ')
     if value == value:
         yield BOOT_TIME, (), [value]
 
 
-@module('system', '', [], FILE_HANDLES)
+@module('system', '', [], FILE_HANDLES, view='host')
 def file_handles(tree, options, memory):
     """proc/sys/fs/file-nr: `1184\\t0\\t9223372036854775807`: allocated, free, most"""
     words = tree.read('proc/sys/fs/file-nr').split()
@@ -4454,7 +4486,6 @@ class Container:
 
 
 MOST_ACCOUNT = 1 << 14          # bytes of a file of a cgroup
-USER_HZ = 100                   # ticks a second in proc/PID/stat, on all but two old architectures
 OTHERS_EVERY = 4                # readings: the hierarchy of systemd, beside one with accounts
 LOOK_EVERY = 30                 # readings: whether other hierarchies are mounted
 LIMITS_EVERY = 16               # the same: a limit; four times as many: which files there are
@@ -5108,6 +5139,582 @@ def call_them(options, memory, found):
             shown = '%s-%s' % (shown, one.id[:12] or one.runtime or one.number)
         one.shown = shown
         taken[shown] = one
+
+
+# -- the container's own figures: cpu, memory, load, disk, system, from the cgroup around us -------
+
+INITIAL_PIDS = b'pid:[4026531836]'              # the namespaces that a system starts with:
+INITIAL_CGROUPS = b'cgroup:[4026531835]'        # include/linux/proc_ns.h, since 3.8
+NO_LIMIT = 1 << 62                              # v1 says 9223372036854771712 for no limit
+MOST_OF_A_CGROUP = 1 << 16                      # bytes of a file of it, for hundreds of devices
+
+
+class Own:
+    """What can be seen of the container that we are in. apart: whether its PID namespace is one of
+    its own, None when that cannot be read; paths: {controller: path of its cgroup}, '' for v2;
+    levels: {controller: its folder and those above it, as far as they can be seen}; mounted:
+    whether there are any cgroups to be seen; fuse: the files of proc and sys that a FUSE file
+    system gives; lxcfs: those of LXCFS, 'proc/meminfo'."""
+    __slots__ = ('apart', 'private', 'paths', 'levels', 'mounted', 'fuse', 'lxcfs')
+
+    def __init__(self, tree):
+        self.apart = own_namespace(tree, 'pid', INITIAL_PIDS)
+        self.private = own_namespace(tree, 'cgroup', INITIAL_CGROUPS)
+        self.paths, self.levels = {}, {}
+        try:
+            mine = cgroup_paths(tree, 'self')
+            self.private = self.private or any(p.startswith('/..') for p in mine.values())
+            self.paths = container_paths(tree, mine, self.apart, self.private)
+            found = mounts(tree, True)
+        except (OSError, Absent):
+            found = []
+        over = [(os.fsdecode(m.point).lstrip('/'), m.type) for m in found
+                if m.type.startswith(b'fuse') and m.point.startswith((b'/proc/', b'/sys/'))]
+        self.fuse = sorted(point for point, kind in over)
+        self.lxcfs = sorted(point for point, kind in over if kind == b'fuse.lxcfs')
+        there = hierarchies(tree, True) if found else []
+        self.mounted = bool(there)
+        for hierarchy in there:
+            for name in hierarchy.controllers or ('',):
+                if name in self.paths:
+                    self.look(hierarchy, name, mine[name])
+
+    def look(self, hierarchy, name, mine):
+        """Notes the folders of a controller. Where only a part of the container's cgroup is
+        mounted, that part counts, if we are in it."""
+        folder = hierarchy.folder(self.paths[name])
+        if folder is None and hierarchy.folder(mine) is not None:
+            folder = hierarchy.place
+        if folder is not None:
+            self.levels[name] = [folder]
+            while folder != hierarchy.place:
+                folder = folder.rpartition('/')[0]
+                self.levels[name].append(folder)
+
+    def of(self, name):
+        """(whether it is v1, folders) of a controller; raises Absent."""
+        if name in self.levels or '' in self.levels:
+            return name in self.levels, self.levels.get(name) or self.levels['']
+        raise Absent('no cgroup of the container with the controller %s can be seen' % name)
+
+    def bounded(self):
+        """Whether a cgroup can be seen that is not that of the whole host."""
+        return bool(self.levels) and (self.private or any(
+            self.paths[name].strip('/') for name in self.levels))
+
+
+def own_namespace(tree, name, initial):
+    """Whether our namespace of that kind is not the one that the system started with; None when
+    that cannot be read, as before 3.8 (cgroup: 4.6)."""
+    try:
+        return tree.link('proc/self/ns/' + name) != initial
+    except OSError:
+        return None
+
+
+def cgroup_paths(tree, pid):
+    """{controller: path of the cgroup that the process is in}, '' for v2; raises OSError."""
+    return {name: path for names, path in cgroups_of(tree, pid).items() for name in names or ('',)}
+
+
+def container_paths(tree, mine, apart, private):
+    """{controller: path} of the cgroup that is the container. mine: ours, which may be a part of
+    it, as a service of an init is.
+
+    In a cgroup namespace the container is its root, whatever stands in the file (`0::/../x` for who
+    came from outside). In that of the host it is what we have in common with the first process, or
+    else our own one.
+    """
+    if private:
+        return dict.fromkeys(mine, '/')
+    try:
+        first = cgroup_paths(tree, 1) if apart else {}
+    except OSError:                             # hidden from us (hidepid)
+        first = {}
+    return {name: common_path(path, first.get(name, path)) for name, path in mine.items()}
+
+
+def common_path(one, other):
+    """`/lxc/a`, of `/lxc/a/init.scope` and `/lxc/a/system.slice/x.service`"""
+    out = []
+    for mine, theirs in zip(one.split('/'), other.split('/')):
+        if mine != theirs:
+            break
+        out.append(mine)
+    return '/'.join(out) or '/'
+
+
+def own_cgroup(tree, memory):
+    """The Own of our container, looked at anew when we were moved to another cgroup."""
+    try:
+        words = tree.glance('proc/self/cgroup', 1 << 16)
+    except OSError:
+        words = b''
+    if memory.get('cgroup') != words or tree.record_to:         # a snapshot is whole
+        memory['cgroup'], memory['own'] = words, Own(tree)
+    return memory['own']
+
+
+class View:
+    """Whose figures are shown, `host` or `container`, and why, in words. fuse: files that may
+    hang, for who gives them is a program; aloud: whether it is worth a line in any log."""
+    __slots__ = ('name', 'why', 'fuse', 'aloud')
+
+    def __init__(self, name, why, fuse=(), aloud=False):
+        self.name, self.why, self.fuse, self.aloud = name, why, fuse, aloud
+
+    def parts(self, kind):
+        """Those of the parts of a module that are for this view."""
+        return kind.own_parts if self.name == 'container' else kind.parts
+
+    def hangs(self, kind):
+        """Whether a module reads what may hang."""
+        return any(name in table.source for name in self.fuse for table in kind.tables)
+
+
+def view_of(wanted, tree):
+    """The View for the option `view`; raises ConfigError when it cannot be."""
+    other = elsewhere(tree) if tree.borrowed() or not tree.foreign else ''
+    if other and wanted == 'container':
+        raise ConfigError('view: found "container" with the files of %s, which are those of a '
+                          'host, need "auto", or this system\'s own files' % other)
+    if other:
+        return View('host', 'the files are those of %s' % other)
+    own = Own(tree)
+    if wanted == 'host':
+        return View('host', 'the configuration says so', own.fuse, bool(own.apart))
+    seen = cgroup_seen(own)
+    if wanted == 'container':
+        return View('container', 'the configuration says so, and ' + seen, own.fuse, True)
+    if own.apart is None:
+        return View('host', 'whether this is a container cannot be told, for proc/self/ns/pid '
+                            'cannot be read', own.fuse)
+    if not own.apart:
+        return View('host', 'this is the first PID namespace of the system', own.fuse)
+    if not own.bounded() and not own.lxcfs:
+        return View('host', 'this is a container, but ' + seen, own.fuse, True)
+    return View('container', 'this is a container (its PID namespace is its own), and ' + seen,
+                own.fuse, True)
+
+
+def cgroup_seen(own):
+    """What can be seen of the container's account, in words."""
+    kinds = [word for word, there in (('v1', any(own.levels)), ('v2', '' in own.levels)) if there]
+    if not own.mounted:
+        words = 'it has no cgroup file system mounted'
+    elif not own.levels:
+        words = 'what it has mounted of cgroups does not show its own'
+    elif not own.bounded():
+        words = 'it has no cgroup of its own'
+    else:
+        words = 'its cgroup (%s) has its figures' % ' and '.join(kinds)
+    return words + ('; LXCFS gives %s' % ', '.join(own.lxcfs) if own.lxcfs else '')
+
+
+OWN_CPU = Table('cpu', source='cgroup, sys/devices/system/cpu/online', columns=(
+    Metric('user', SHARE, 'percent', 'Container: of what it may use, time in user mode'),
+    Metric('system', SHARE, 'percent', 'Container: time in kernel mode'),
+    Metric('idle', SHARE, 'percent', 'Container: the rest')))
+OWN_CORES = Table('cpu', source='cgroup, sys/devices/system/cpu/online', columns=(
+    Metric('cores', REAL, '', 'Container: cores that it may use; a part of one by a quota'),))
+
+
+@module('cpu', '', [], OWN_CPU, view='container')
+def own_cpu(tree, options, memory):
+    """Processor time in microseconds, and as idle time what there was to use besides.
+
+    cpu.stat of v2: `usage_usec 4302`, `user_usec 3600`, `system_usec 702`
+    """
+    own = own_cgroup(tree, memory)
+    if 'proc/stat' in own.lxcfs and 'cpuacct' in own.paths and not own.levels:
+        # Of v1 only: for v2 LXCFS gives the host's times. The events are the host's in either case.
+        yield from [row for row in cpu(tree, options, memory) if row[0] is CPU]
+        return
+    used, user, system = own_cpu_time(tree, own)
+    cores, now = own_cores(tree, own), tree.monotonic()
+    then, before, sums = memory.get('cpu time', (now, (used, user, system), [0, 0, 0]))
+    grown = max(used - before[0], 0)            # less: another cgroup of that name
+    parts = max(user - before[1], 0), max(system - before[2], 0)
+    share = parts[0] / sum(parts) if sum(parts) else 1
+    row = [sums[0] + grown * share, sums[1] + grown * (1 - share),
+           sums[2] + max((now - then) * cores * 1e6 - grown, 0)]
+    memory['cpu time'], tree.when = (now, (used, user, system), row), now
+    yield OWN_CPU, (), row
+
+
+def own_cpu_time(tree, own):
+    """(all, user, system) in microseconds; the latter two show how the first is to be divided, for
+    the kernel of v1 counts them apart, by ticks. Raises Absent.
+
+    cpuacct.usage: `4302123` ns; cpuacct.stat: `user 430`, `system 70` in USER_HZ
+    """
+    old, folders = own.of('cpuacct')
+    if old:
+        used = cgroup_number(tree, folders[0], 'cpuacct.usage')
+        words = cgroup_words(tree, folders[0], 'cpuacct.stat')
+        found = [used and used / 1000.0, words.get(b'user'), words.get(b'system')]
+    else:
+        words = cgroup_words(tree, folders[0], 'cpu.stat')
+        found = [words.get(key) for key in (b'usage_usec', b'user_usec', b'system_usec')]
+    if None in found:
+        raise Absent('%s: no processor time in it' % tree.path(folders[0]))
+    return found
+
+
+def own_cores(tree, own):
+    """How many cores the container may use: those of its cpuset, or else of the host; or what the
+    tightest quota allows that can be seen, if that is less: 1.5. Raises Absent."""
+    found = [own_cpuset(tree, own)]
+    try:
+        old, folders = own.of('cpu')
+    except Absent:
+        folders = []
+    for folder in folders:
+        quota = cpu_quota(tree, folder, old)
+        if quota is not None:
+            found.append(quota)
+    return min(found)
+
+
+def own_cpuset(tree, own):
+    """The number of cores that its processes may run on; raises Absent."""
+    places = ['sys/devices/system/cpu/online']
+    try:
+        old, folders = own.of('cpuset')
+        names = ('cpuset.effective_cpus', 'cpuset.cpus') if old else ('cpuset.cpus.effective',)
+        places = ['%s/%s' % (folders[0], name) for name in names] + places
+    except Absent:
+        pass
+    for place in places:
+        try:
+            count = listed(tree.glance(place, CHUNK))
+        except OSError:
+            continue
+        if count:
+            return count
+    count = core_count(tree.read('proc/stat'))
+    if not count:
+        raise Absent('how many cores there are')
+    return count
+
+
+def listed(data):
+    """How many numbers a list such as `0-3,7` holds; 0 for what is none."""
+    count = 0
+    for piece in data.strip().split(b','):
+        first, _, last = piece.partition(b'-')
+        last = last or first
+        if not (first + last).isdigit() or len(first + last) > 20:
+            return 0
+        count += max(int(last) - int(first) + 1, 0)
+    return count
+
+
+def cpu_quota(tree, folder, old):
+    """The cores that a cgroup's quota allows, None without one.
+
+    cpu.max of v2: `150000 100000` or `max 100000`; v1: cpu.cfs_quota_us `150000` or `-1`
+    """
+    if old:
+        words = [cgroup_number(tree, folder, name)
+                 for name in ('cpu.cfs_quota_us', 'cpu.cfs_period_us')]
+        return words[0] / words[1] if all(words) else None
+    try:
+        words = tree.glance('%s/cpu.max' % folder).split()
+    except OSError:
+        return None
+    sound = len(words) == 2 and b''.join(words).isdigit() and max(map(len, words)) <= 20
+    return int(words[0]) / int(words[1]) if sound and int(words[0]) and int(words[1]) else None
+
+
+@module('system', '', [], OWN_CORES, view='container')
+def own_core_count(tree, options, memory):
+    yield OWN_CORES, (), [own_cores(tree, own_cgroup(tree, memory))]
+
+
+# What memory.stat counts, by the names that meminfo has for the same; v2 first, then v1, whose
+# columns that begin with total_ hold the cgroups below too.
+OWN_MEMORY_STAT = (
+    ('cached', b'file', b'total_cache'),
+    ('swapcached', b'swapcached', b'total_swapcached'),
+    ('active_anon', b'active_anon', b'total_active_anon'),
+    ('inactive_anon', b'inactive_anon', b'total_inactive_anon'),
+    ('active_file', b'active_file', b'total_active_file'),
+    ('inactive_file', b'inactive_file', b'total_inactive_file'),
+    ('unevictable', b'unevictable', b'total_unevictable'),
+    ('dirty', b'file_dirty', b'total_dirty'),
+    ('writeback', b'file_writeback', b'total_writeback'),
+    ('anonpages', b'anon', b'total_rss'),
+    ('mapped', b'file_mapped', b'total_mapped_file'),
+    ('shmem', b'shmem', b'total_shmem'),
+    ('slab', b'slab', None),
+    ('sreclaimable', b'slab_reclaimable', None),
+    ('sunreclaim', b'slab_unreclaimable', None),
+    ('kernelstack', b'kernel_stack', None),
+    ('pagetables', b'pagetables', None),
+    ('percpu', b'percpu', None),
+    ('anonhugepages', b'anon_thp', b'total_rss_huge'))
+OWN_MEMORY = Table('mem', source='cgroup', columns=(
+    Metric('memtotal', GAUGE, 'B', 'Container: its tightest limit, else all of the host'),
+    Metric('memfree', GAUGE, 'B', 'Container: what is left of that'),
+    Metric('memavailable', GAUGE, 'B', 'Container: the same, and the cache that is not in use'),
+    Metric('swaptotal', GAUGE, 'B', 'Container: its tightest limit, else all of the host'),
+    Metric('swapfree', GAUGE, 'B', 'Container: what is left of that'))
+    + tuple(Metric(name, GAUGE, 'B', 'Container: as in proc/meminfo')
+            for name, new, old in OWN_MEMORY_STAT) + (
+    Metric('used', GAUGE, 'B', 'Container: its use, without the cache that is not in use'),
+    Metric('used_percent', REAL, 'percent', 'Container: the same as a share of its total')))
+
+
+@module('memory', '', [], OWN_MEMORY, view='container')
+def own_memory(tree, options, memory):
+    """What the cgroup uses and may use. LXCFS's meminfo counts as the host's: it knows of limits
+    that cannot be seen from here, but holds lines of the host besides."""
+    own = own_cgroup(tree, memory)
+    if 'proc/meminfo' in own.lxcfs and not own.levels:
+        yield from memory_use(tree, options, memory)
+        return
+    old, folders = own.of('memory')
+    stat = cgroup_words(tree, folders[0], 'memory.stat')
+    use = memory_use_of(tree, folders[0], old, stat)
+    if use is None:
+        raise Absent('%s: no use of memory in it' % tree.path(folders[0]))
+    total, left = own_limit(tree, own, stat, use)
+    swap = own_swap(tree, own, stat)
+    counted = [stat.get(v1 if old else v2, ABSENT) for name, v2, v1 in OWN_MEMORY_STAT]
+    percent = 100.0 * use[1] / total if total else ABSENT
+    tree.when = tree.monotonic()
+    yield OWN_MEMORY, (), [ABSENT if total is None else total] + left + swap + counted + [
+        use[1], percent]
+
+
+def memory_use_of(tree, folder, old, stat):
+    """(bytes in use, the same without the cache that is not in use) of a cgroup, as docker stats
+    has it, or None."""
+    used = cgroup_number(tree, folder, 'memory.usage_in_bytes' if old else 'memory.current')
+    if used is None:
+        return None
+    return used, max(used - stat.get(b'total_inactive_file' if old else b'inactive_file', 0), 0)
+
+
+def own_limit(tree, own, stat, use):
+    """(the tightest limit or None, [what is free of it, what is available]), bytes. A limit above
+    us, as that of a pod is, is shared: no more is left for us than is left of it.
+
+    v1 says in memory.stat what the tightest is, also of those above that cannot be seen.
+    """
+    old, folders = own.of('memory')
+    limits = [cgroup_number(tree, folder, 'memory.limit_in_bytes' if old else 'memory.max')
+              for folder in folders]
+    known = [n for n in limits + [meminfo_bytes(tree, b'\nMemTotal:'),
+                                  stat.get(b'hierarchical_memory_limit') if old else None]
+             if n is not None and n < NO_LIMIT]
+    if not known:
+        return None, [ABSENT, ABSENT]
+    total = min(known)
+    left = [total - use[0], total - use[1]]
+    for folder, limit in list(zip(folders, limits))[1:]:
+        if limit is not None and limit < NO_LIMIT:
+            words = cgroup_words(tree, folder, 'memory.stat')
+            shared = memory_use_of(tree, folder, old, words) or (0, 0)
+            left = [min(mine, limit - used) for mine, used in zip(left, shared)]
+    return total, [max(n, 0) for n in left]
+
+
+def own_swap(tree, own, stat):
+    """[swap that may be used, what is left of it] in bytes; holes where it is not counted, as on a
+    kernel that was told not to. v1 has a limit for memory and swap together."""
+    old, folders = own.of('memory')
+    host = meminfo_bytes(tree, b'\nSwapTotal:')
+    if old:
+        both, used = stat.get(b'hierarchical_memsw_limit'), stat.get(b'total_swap')
+        limits = [] if both is None or both >= NO_LIMIT else [
+            max(both - stat.get(b'hierarchical_memory_limit', 0), 0)]
+        used = None if both is None else used
+    else:
+        used = cgroup_number(tree, folders[0], 'memory.swap.current')
+        limits = [cgroup_number(tree, folder, 'memory.swap.max') for folder in folders]
+    known = [n for n in limits + [host] if n is not None]
+    if used is None or not known:
+        return [ABSENT, ABSENT]
+    return [min(known), max(min(known) - used, 0)]
+
+
+def meminfo_bytes(tree, key):
+    """The bytes of a line of proc/meminfo, or None."""
+    try:
+        number = first_number(b'\n' + tree.read('proc/meminfo'), key)
+    except Absent:
+        return None
+    return number << 10 if number == number else None
+
+
+OWN_LOAD = Table('load', source='cgroup', columns=(
+    Metric('total_entities', GAUGE, '', 'Container: threads that exist'),))
+
+
+@module('load', '', [], OWN_LOAD, view='container')
+def own_load(tree, options, memory):
+    """No kernel has load averages of a container; LXCFS makes them, with its option -l. Without it
+    its file is the host's, which has more threads than we do."""
+    own, count = own_cgroup(tree, memory), None
+    try:
+        count = cgroup_number(tree, own.of('pids')[1][0], 'pids.current')
+    except Absent:
+        if 'proc/loadavg' not in own.lxcfs:
+            raise
+    if 'proc/loadavg' in own.lxcfs:
+        row = list(load(tree, options, memory))[0]
+        if count is None or row[2][4] <= 2 * count + 16:        # LXCFS counts every five seconds
+            yield row
+            return
+    if count is not None:
+        tree.when = tree.monotonic()
+        yield OWN_LOAD, (), [count]
+
+
+OWN_DISK = Table('disk', labels=('device',), source='cgroup', columns=(
+    Metric('number', IDENTITY, '', 'major:minor'),
+    Metric('reads', COUNTER, '', 'Container: its reads, before they are merged'),
+    Metric('read_sectors', COUNTER, '', 'Container: sectors of 512 bytes read'),
+    Metric('writes', COUNTER, '', 'Container: its writes, before they are merged'),
+    Metric('write_sectors', COUNTER, '', 'Container: sectors of 512 bytes written'),
+    Metric('discards', COUNTER, '', 'Container: its discards'),
+    Metric('discard_sectors', COUNTER, '', 'Container: sectors of 512 bytes discarded'),
+    Metric('read_thruput', COUNTER, 'B/s', 'Container: bytes read', of=('read_sectors',),
+           scale=SECTOR),
+    Metric('write_thruput', COUNTER, 'B/s', 'Container: bytes written', of=('write_sectors',),
+           scale=SECTOR),
+    Metric('request_size', RATIO, 'KB', 'Container: mean size of a request', scale=SECTOR / 1024,
+           of=('read_sectors', 'write_sectors', 'discard_sectors'),
+           over=('reads', 'writes', 'discards'))))
+
+
+@module('disk', '', [], OWN_DISK, view='container')
+def own_disk(tree, options, memory):
+    """What the container moved, per device that it has used. A device that it used for the first
+    time began at zero."""
+    own = own_cgroup(tree, memory)
+    old, folders = own.of('blkio')
+    found = blkio_rows(tree, folders[0]) if old else io_stat_rows(tree, folders[0])
+    rows = [(number, own_disk_labels(tree, options, memory, number), counts)
+            for number, counts in sorted(found.items())]
+    tree.when = tree.monotonic()
+    for number, labels, counts in rows:
+        if labels:
+            identity = [number[0] << 32 | number[1]]
+            yield OWN_DISK, labels, identity + counts, identity + [0] * 6
+
+
+def own_disk_labels(tree, options, memory, number):
+    """The labels of a device that is kept, or None; decided once per device."""
+    known = memory.setdefault('devices', {})
+    if number not in known:
+        if len(known) > MOST_KNOWN:
+            known.clear()
+        keep = memory.setdefault('matcher', matcher(options.devices))
+        text = device_name(tree, number).decode('utf-8', 'replace')
+        known[number] = (text,) if keep(text) or text in options.devices else None
+    return known[number]
+
+
+def io_stat_rows(tree, folder):
+    """{(major, minor): [reads, sectors read, writes, ..., discards, ...]} of io.stat; raises
+    Absent. A device may have no more than its name in it.
+
+    `8:0 rbytes=90430464 wbytes=299008000 rios=8950 wios=1252 dbytes=50331648 dios=3021`
+    """
+    out, keys = {}, (b'rios', b'rbytes', b'wios', b'wbytes', b'dios', b'dbytes')
+    for line in whole_lines(tree, cgroup_text(tree, folder, 'io.stat')):
+        head, *words = line.split() or [b'']
+        values = dict(word.split(b'=', 1) for word in words if b'=' in word)
+        try:
+            row = counters([values.get(key, b'0') for key in keys])
+            if any(key in values for key in keys):
+                out[device_number(head)] = [n // SECTOR if i % 2 else n for i, n in enumerate(row)]
+        except ValueError:
+            tree.bad_line()
+    return out
+
+
+def blkio_rows(tree, folder):
+    """The same of v1; raises Absent. blkio.throttle.io_serviced_recursive, and the same of bytes:
+    `8:0 Read 312`, `8:0 Write 17`, `8:0 Sync 329` ... `8:0 Total 329`, at the end `Total 329`.
+
+    v1 knows of a write only who handed it to the disk: what the kernel wrote back later on its own
+    is in no container's account.
+    """
+    out, kinds = {}, (b'Read', b'Write', b'Discard')
+    for at, name in enumerate(('io_serviced', 'io_service_bytes')):
+        try:                                    # with the cgroups below; old kernels lack it
+            data = cgroup_text(tree, folder, 'blkio.throttle.%s_recursive' % name)
+        except Absent:
+            data = cgroup_text(tree, folder, 'blkio.throttle.%s' % name)
+        for line in whole_lines(tree, data):
+            words = line.split()
+            if len(words) != 3 or words[1] not in kinds:
+                continue
+            try:
+                count = counters(words[2:])[0] // (SECTOR if at else 1)
+                row = out.setdefault(device_number(words[0]), [0] * 6)
+                row[2 * kinds.index(words[1]) + at] = count
+            except ValueError:
+                tree.bad_line()
+    return out
+
+
+def cgroup_text(tree, folder, name):
+    """All of a file of a cgroup, which may be empty; raises Absent."""
+    try:
+        return tree.glance('%s/%s' % (folder, name), MOST_OF_A_CGROUP)
+    except OSError as error:
+        raise Absent('%s/%s: %s' % (tree.path(folder), name, error.strerror))
+
+
+def device_number(word):
+    """(8, 16) of b'8:16'; raises ValueError."""
+    major, minor = word.split(b':')
+    if not (major + minor).isdigit() or len(major) > 9 or len(minor) > 9:
+        raise ValueError
+    return int(major), int(minor)
+
+
+def device_name(tree, number):
+    """The name of a device, as bytes: by proc/diskstats, else by sysfs, else b'8:16'."""
+    place = '%d:%d' % number
+    try:
+        for line in tree.read('proc/diskstats', True).split(b'\n'):
+            words = line.split(None, 3)
+            if len(words) == 4 and b':'.join(words[:2]) == place.encode():
+                return words[2]
+    except Absent:
+        pass
+    try:
+        return tree.link('sys/dev/block/' + place).rpartition(b'/')[2].replace(b'!', b'/')
+    except OSError:
+        return place.encode()
+
+
+@module('system', '', [], UPTIME, BOOT_TIME, view='container')
+def own_uptime(tree, options, memory):
+    """Since when its first process runs: field 22 of proc/1/stat, in ticks since the start of the
+    system (proc_pid_stat(5)): `1 (sh) S 0 1 1 0 -1 4194560 ...`"""
+    own = own_cgroup(tree, memory)
+    if not own.apart:                           # the first process is the host's
+        return
+    try:
+        words = tree.glance('proc/1/stat').rpartition(b')')[2].split()
+    except OSError as error:
+        raise Absent('proc/1/stat: %s' % error.strerror)
+    if not words[19:20] or not words[19].isdigit():
+        raise ValueError('proc/1/stat')
+    start = int(words[19][:20]) / USER_HZ
+    boot = first_number(tree.read('proc/stat'), b'\nbtime ')
+    since = decimals(tree.read('proc/uptime').split()[:1])
+    if since:
+        yield UPTIME, (), [since[0] if 'proc/uptime' in own.lxcfs else max(since[0] - start, 0)]
+    if boot == boot:
+        yield BOOT_TIME, (), [int(boot + start)]
 
 
 # -- self: the agent, as it sees itself -------------------------------------------------------
@@ -12859,11 +13466,12 @@ def without(late, fresh):
 
 class Running:
     """One module at work: when it is due, what it costs, where it is read. worker: its own thread,
-    if it has one; awaited: whether a tick waits for it a little."""
+    if it has one; awaited: whether a tick waits for it a little; parts: of the view, or None."""
     BUDGET = 0.1                                # seconds of a reading between the ticks
 
-    def __init__(self, chosen, interval, source, threaded):
+    def __init__(self, chosen, interval, source, threaded, parts=None):
         self.chosen, self.interval, self.source = chosen, interval, source
+        self.parts = parts
         self.worker = Worker(source) if threaded else None
         self.awaited = not chosen.options['async']
         self.duration, self.last_ms = None, 0   # seconds of the last reading; see due_in_replay
@@ -12921,20 +13529,25 @@ class Agent:
         """Adds a Running for each: those of before whose configuration is the same go on as they
         are."""
         before = {r.chosen.name: r for r in self.modules}
+        view = view_of(settings.top.view, self.tree)
         for chosen in settings.modules:
             if self.replay and (chosen.kind is None or chosen.kind == 'self'):
                 continue
             interval = milliseconds(chosen.options.interval or settings.top.interval)
-            old = before.get(chosen.name)
-            if old and old.chosen == chosen and old.interval == interval:
+            old, parts = before.get(chosen.name), None
+            if chosen.kind:
+                parts = view.parts(MODULES[chosen.kind])
+            if (old and old.chosen == chosen and old.interval == interval
+                    and old.parts == parts):
                 out.append(old)
             else:
-                out.append(self.make_module(chosen, interval))
+                out.append(self.make_module(chosen, interval, view, parts))
 
-    def make_module(self, chosen, interval):
+    def make_module(self, chosen, interval, view, parts):
         keep, user = unwanted(chosen.options.blacklist), chosen.kind is None
         threaded = not self.replay and (user or chosen.options['async']
-                                        or MODULES[chosen.kind].expensive)
+                                        or MODULES[chosen.kind].expensive
+                                        or view.hangs(MODULES[chosen.kind]))
         if user:
             source = UserModule(chosen.name, load_user(chosen, 'get_stats', self.log), self.log,
                                 keep)
@@ -12943,9 +13556,9 @@ class Agent:
             if threaded:
                 tree = Tree(tree.roots, tree.monotonic, tree.hold)
             memory = {'account': self.account} if chosen.kind == 'self' else {}
-            source = Parts(chosen.name, MODULES[chosen.kind].parts, chosen.options, tree, self.log,
+            source = Parts(chosen.name, parts, chosen.options, tree, self.log,
                            memory, keep, not self.replay, threaded)
-        return Running(chosen, interval, source, threaded)
+        return Running(chosen, interval, source, threaded, parts)
 
     def make_senders(self, settings, out, renewals):
         """Adds (Chosen, Sender) for each: those of before that are the same keep what is pending,
@@ -13022,7 +13635,7 @@ class Agent:
             due = [r for r in self.modules if not point % r.interval]
         if not due:
             return None
-        if self.narrow is None:
+        if self.narrow is None and not self.wide():
             self.narrow = narrow_counters(tree)
         if point is None:  # user code counts its calls: the first tick is its first
             due = [r for r in due if r.chosen.kind]
@@ -13047,6 +13660,11 @@ class Agent:
                 running.part()
         tree.fresh.clear()
         return found
+
+    def wide(self):
+        """Whether the kernel is known to count in 64 bits without a file of it, which LXCFS may
+        give, and which may hang."""
+        return sys.maxsize > WRAP and not self.tree.foreign
 
     def patience(self):
         """Seconds that modules may hold a tick: a tenth of the shortest interval."""
@@ -13159,6 +13777,7 @@ class Agent:
         started = self.clock.wall(), self.clock.monotonic()
         self.record_into(record, started)
         self.read(None)
+        view_of(self.settings.top.view, self.tree)      # what decided stands in a recording too
         self.who()
         self.listen()
         self.start_senders()
@@ -13335,8 +13954,7 @@ class Agent:
         self.listen()
         self.start_senders()
         for i, (ms, path) in enumerate(shots):
-            self.tree.roots.update({'': path, 'proc': os.path.join(path, 'proc'),
-                                    'sys': os.path.join(path, 'sys')})
+            self.tree.roots.update(roots_under(path))
             self.tree.now = (ms - shots[0][0]) / 1000.0
             if i == 0:
                 self.read(None)
@@ -13720,7 +14338,7 @@ def check_arguments(arguments):
     for flag in ('root', 'replay'):
         if arguments[flag] is not None and not os.path.isdir(arguments[flag]):
             raise ConfigError('--%s: found %s, need a folder' % (flag, json_text(arguments[flag])))
-    for name in ('HOST_ROOT', 'HOST_PROC', 'HOST_SYS'):
+    for top, name in HOST_VARIABLES:
         value = '' if arguments['root'] or arguments['replay'] else os.environ.get(name, '')
         if value and not os.path.isdir(value):
             raise ConfigError('%s: found %s, need a folder' % (name, json_text(value)))
@@ -13759,23 +14377,27 @@ def run(arguments):
         log('warning', 'recording: command lines and names in it may hold secrets')
     ticks = int(arguments['n']) if arguments['n'] else None
     if arguments['replay']:
-        tree = Tree({'': '', 'proc': '', 'sys': ''}, lambda: tree.now, frozen=True)
+        first = snapshots(arguments['replay'])[0][1]
+        tree = Tree(roots_under(first), lambda: tree.now, frozen=True)
         tree.now = 0.0
         agent = Agent(config.settings, tree, clock, log, replay=True)
         return agent.run_replay(arguments['replay'], ticks)
     tree = host_tree(arguments['root'], os.environ, Clock.seconds)
     agent = Agent(config.settings, tree, clock, log)
     settle_in()
-    if ticks is None and (log.dest != 'stderr' or os.isatty(2)):
-        log('info', announcement(agent.settings, tree))
+    view = view_of(agent.settings.top.view, tree)
+    if ticks is None and (log.dest != 'stderr' or os.isatty(2) or view.aloud):
+        log('info', announcement(agent.settings, tree, view))
     return agent.run(ticks, arguments['record'])
 
 
-def announcement(settings, tree):
-    """`reads /proc every 1 s (cpu, load); sends to graphite -> tcp 10.0.0.9 2003`: for people who
-    look at a terminal on which nothing else appears, and for the log file."""
-    return 'reads %s every %g s (%s); sends to %s' % (
+def announcement(settings, tree, view):
+    """`reads /proc every 1 s (cpu, load), view host: this is the first PID namespace of the system;
+    sends to graphite -> tcp 10.0.0.9 2003`: for people who look at a terminal on which nothing else
+    appears, for the log file, and for a container's log."""
+    return 'reads %s every %g s (%s), view %s: %s; sends to %s' % (
         tree.roots['proc'], settings.top.interval, ', '.join(m.name for m in settings.modules),
+        view.name, view.why,
         ', '.join(e.name + destination(e, shown_instead(settings, 'emitters', e))
                   for e in settings.emitters))
 
@@ -13797,12 +14419,13 @@ def show(text):
 def description(settings, name, arguments):
     """What would run, for --check: a line per module and emitter."""
     tree = host_tree(arguments['root'], os.environ, Clock.seconds)
+    view = view_of(settings.top.view, tree)
     identity = host_identity(tree, {key: getattr(settings.top, key) for key in IDENTITY_KEYS})
     lines = ['%s: ok' % name, '',
              'host      ' + ' '.join('%s=%s' % (k, v) for k, v in identity.items() if v),
              'reads     %s and %s, every %g s' % (tree.roots['proc'], tree.roots['sys'],
                                                   settings.top.interval),
-             'view      host: no other view is known to this version',
+             'view      %s: %s' % (view.name, view.why),
              'spool     in memory, at most %d bytes' % settings.spool.memory_bytes,
              'log       %s and above to %s' % (settings.log.level, settings.log.dest), '']
     for what, chosen_ones in (('modules', settings.modules), ('emitters', settings.emitters)):
@@ -13852,7 +14475,10 @@ def listing(what):
         for kind in MODULES.values():
             for table in kind.tables:
                 rows += metric_rows(table)
-        return columns(list(dict.fromkeys(rows)))
+        known = {}                              # once, though another view gives it too
+        for row in rows:
+            known.setdefault(row[0], row)
+        return columns(list(known.values()))
     out = []
     for title, registry in (('modules', MODULES), ('emitters', EMITTERS)):
         if what in ('', title):
