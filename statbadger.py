@@ -3647,12 +3647,8 @@ def pressure_rows(tree, resource, since, **tables):
     sound = False
     for line in whole_lines(tree, data):
         share, _, rest = line.partition(b' ')
-        pairs = [word.partition(b'=') for word in rest.split()]
-        if [key for key, _, value in pairs[:4]] != [b'avg10', b'avg60', b'avg300', b'total']:
-            tree.bad_line()
-            continue
         try:
-            row = decimals([value for key, _, value in pairs[:3]]) + counters([pairs[3][2]])
+            row = pressure_row(rest)
         except ValueError:
             tree.bad_line()
             continue
@@ -3661,6 +3657,18 @@ def pressure_rows(tree, resource, since, **tables):
             yield table, (), row
     if not sound:
         raise ValueError(name)
+
+
+def pressure_row(text):
+    """[1.5, 0.04, 2.04, 11721890914] of b'avg10=1.50 avg60=0.04 avg300=2.04 total=11721890914';
+    ValueError."""
+    pairs = [word.partition(b'=') for word in text.split()[:4]]
+    if [key for key, _, value in pairs] != [b'avg10', b'avg60', b'avg300', b'total']:
+        raise ValueError
+    means = decimals([value for key, _, value in pairs[:3]])
+    if max(means) > 100:
+        raise ValueError
+    return means + counters([pairs[3][2]])
 
 
 @module('pressure', 'Time that tasks wait for cores, memory, disks: proc/pressure', [],

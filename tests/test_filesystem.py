@@ -495,7 +495,7 @@ def test_interrupts_have_a_line_of_their_own_and_cores_had_one_line_before_5_13(
                                                 for what in ('avg10', 'avg60', 'avg300', 'stalled')}
 
 
-@pytest.mark.parametrize('line', ['some avg10=x avg60=0.00 avg300=0.00 total=1', 'some avg10=0.00 avg60=0.00 avg300=0.00', 'some',
+@pytest.mark.parametrize('line', ['some avg10=100.01 avg60=0.00 avg300=0.00 total=1', 'some avg10=x avg60=0.00 avg300=0.00 total=1', 'some avg10=0.00 avg60=0.00 avg300=0.00', 'some',
                                   'some avg10=0.00 avg60=0.00 avg300=0.00 total=-1', '\xff\xfe', 'some avg60=0.00 avg10=0.00 avg300=0.00 total=1'])
 def test_a_line_of_pressure_that_is_garbage_takes_only_itself_away(host, line):
     tree = host({'proc/pressure/io': line + '\n' + (PRESSURE % (1, 1)).split('\n')[1] + '\n'})

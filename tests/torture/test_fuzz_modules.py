@@ -31,13 +31,15 @@ FILES = {
     'proc/cpuinfo': b'processor\t: 0\ncpu MHz\t\t: 2899.998\ncache size\t: 36608 KB\n\nprocessor\t: 1\ncpu MHz\t\t: 2899.998\n',
     'proc/uptime': b'350735.47 234388.90\n',
     'proc/sys/fs/file-nr': b'1184\t0\t9223372036854775807\n',
+    'proc/vmstat': b'nr_free_pages 6133\nnr_dirtied 48\nworkingset_nodes 7\npgpgin 24578813\npgpgout 4711\noom_kill 3\n',
+    'proc/pressure/io': b'some avg10=1.25 avg60=0.09 avg300=0.17 total=370871139\nfull avg10=0.00 avg60=0.09 avg300=0.14 total=105326564\n',
 }
 PIECES = [b'', b' ', b'\n', b'\0', b':', b'-', b'-1', b'nan', b'inf', b'1e9', b'1_0', b'+5', b'0x10', b'9' * 400,
           b'18446744073709551616', b'\xff\xfe', b'\xc2\xa0', '\u0663'.encode(), b'.', b'..', b'/', b'kB', b'cpu', b'\x1b[2J']
 DISK = options(devices=['*', '!loop*'], partitions=False)
 OPTIONS = {'cpu': options(per_core=True), 'disk': DISK, 'network': options(interfaces=['*']),
-           'system': options(disk=DISK)}
-STOCK = ('cpu', 'load', 'disk', 'network', 'memory', 'system')
+           'system': options(disk=DISK), 'vmstat': options(keys=['*'])}
+STOCK = ('cpu', 'load', 'disk', 'network', 'memory', 'system', 'vmstat', 'pressure')
 
 
 class Text:
@@ -52,6 +54,9 @@ class Text:
             raise statbadger.Absent(name)
         self.when += 1
         return self.files[name]
+
+    def glance(self, name, most=4096):
+        raise FileNotFoundError(name)
 
     def list(self, name):
         raise statbadger.Absent(name)
