@@ -1617,7 +1617,7 @@ class Tree:
         self.fresh = {}  # what was read in this tick: several modules share a file
         self.events = None                              # Destroyed, once it was asked for
         self.foreign = not hold
-        self.room = min(KEPT_AT_MOST, os.sysconf('SC_OPEN_MAX') // 2) if hold else 0
+        self.room = min(KEPT_AT_MOST, os.sysconf('SC_OPEN_MAX') // 2)
 
     @property
     def afresh(self):
@@ -1701,7 +1701,9 @@ class Tree:
             fd = os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 data = os.read(fd, most)
-                if keep and len(self.held) < self.room:
+                # A file of a kernel says that it has no size; one of a frozen host may be replaced.
+                if (keep and data and len(self.held) < self.room
+                        and not os.fstat(fd).st_size):
                     self.held[name], fd = fd, None
             finally:
                 if fd is not None:
@@ -4556,10 +4558,11 @@ def watch(tree, memory):
 
 def find_containers(tree, options, memory):
     """{key: Container}; those that were there before are the same objects."""
-    before = memory.get('found')
-    changed = [watched.look(tree) for i, watched in enumerate(memory['watch'])
-               if not i or not memory['age'] % OTHERS_EVERY or tree.afresh]
-    if before is not None and not any(changed):
+    before, changed = memory.get('found'), False
+    for i, watched in enumerate(memory['watch']):
+        if not i or changed or not memory['age'] % OTHERS_EVERY or tree.afresh:
+            changed = watched.look(tree) or changed
+    if before is not None and not changed:
         return before
     wanted, now = memory.setdefault('paths', matcher(options.paths)), {}
     for watched in memory['watch']:
@@ -5131,12 +5134,12 @@ def short_text(value):
 
 def call_them(options, memory, found):
     """Decides what each container is shown as, and whether it is wanted. Of two with one name, that
-    which came later has its id behind it."""
+    which came later has its id behind it, for as long as there are two."""
     keep = memory.setdefault('keep', matcher(options.containers))
     taken = {one.shown: one for one in found.values() if one.shown}
     for one in found.values():
         called = one.name or one.id[:12]
-        if one.called == called:
+        if one.called == called and (one.shown in ('', called) or called in taken):
             continue
         one.called = called
         shown = os.fsencode(called[:255]).decode('utf-8', 'replace')

@@ -233,7 +233,10 @@ def test_containers_are_chosen_by_name_or_id(host):
 
 def test_two_containers_with_one_name_are_two(host):
     tree = host(v2_host(v2_account('/lxc/web'), v2_account('/machine.slice/machine-web.scope')))
-    assert Watch(tree).names() == ['web', 'web-nspawn']
+    watch = Watch(tree)
+    assert watch.names(1) == ['web', 'web-nspawn']
+    remove(tree, '/lxc/web')
+    assert watch.names(2) == ['web'] and of(watch.read(3), 'web')['cpu'] == 0
 
 
 @pytest.mark.parametrize('name, shown', [(b'a\nb', 'a\nb'), (b'\xff\xfe', '\ufffd\ufffd'), (b'x' * 250, 'x' * 250),
@@ -317,9 +320,9 @@ def test_the_figures_of_v1_where_runc_puts_memory_elsewhere(host):
 
 def test_limits_are_the_lowest_on_the_way_up(host):
     tree = host(v2_host(
-        v2_account('/kubepods', memory__max='200000000\n', cpu__max='300000 100000\n', pids__max='500\n'),
+        v2_account('/kubepods', memory__max='200000000\n', cpu__max='250000 100000\n', pids__max='500\n'),
         v2_account('/kubepods/pod1', memory__max='100000000\n', cpu__max='max 100000\n', pids__max='max\n'),
-        v2_account('/kubepods/pod1/' + ONE, memory__max='150000000\n', cpu__max='50000 20000\n', pids__max='max\n')))
+        v2_account('/kubepods/pod1/' + ONE, memory__max='150000000\n', cpu__max='60000 20000\n', pids__max='max\n')))
     found = of(Watch(tree).read(1), ONE[:12])
     assert (found['memory_limit'], found['cpu_limit'], found['pids_limit']) == (100000000, 2.5, 500)
 
@@ -518,6 +521,25 @@ def test_one_that_only_the_hierarchy_of_systemd_has_is_found_within_four_reading
     assert {tick['cpu'] for tick in found if 'cpu' in tick} == {0}
 
 
+def test_one_that_went_does_not_keep_its_name_in_the_hierarchy_that_is_looked_at_less_often(host, daemon):
+    tree = host(dict({'proc/1/mountinfo': v1_mounts()}, **v1_account('/docker/' + ONE)))
+    daemon.known = {ONE: entry(ONE, 'web'), TWO: entry(TWO, 'web')}
+    watch = Watch(tree, socket=daemon.path)
+    assert watch.names(1) == watch.names(2) == ['web'] and watch.labels['web']['id'] == ONE
+    for top in V1_MOUNTS + ('systemd',):
+        remove(tree, '/%s/docker/%s' % (top, ONE))
+    write(tree, v1_account('/docker/' + TWO))
+    assert [watch.names(second) for second in (3, 4)][1] == ['web'] and watch.labels['web']['id'] == TWO
+
+
+def test_the_first_container_of_a_host_counts_from_its_start_too(host):
+    tree = host(v2_host())
+    watch = Watch(tree)
+    assert watch.read(1) == watch.read(2) == {}
+    write(tree, v2_account('/docker/' + ONE, usage=300000))
+    assert of(watch.read(4), ONE[:12])['cpu'] == 15
+
+
 def test_one_that_went_is_gone_at_once_and_its_place_is_found_again(host):
     tree = host(v2_host(*[v2_account('/docker/' + id) for id in IDS[:3]]))
     watch = Watch(tree)
@@ -602,19 +624,26 @@ def test_folders_are_listed_again_only_when_they_changed(host):
     assert sorted(os.listdir(tree.record_to + '/sys/a')) == ['b', 'c', 'd']
 
 
-def test_a_small_file_stays_open_where_there_is_room(host):
-    tree = host({'sys/a': '1\n', 'sys/b': '2\n'})
+def test_a_small_file_of_the_kernel_stays_open_where_there_is_room():
+    tree = statbadger.Tree({'': '/', 'proc': '/proc', 'sys': '/sys'}, time.monotonic)
     tree.room = 1
-    assert (tree.glance('sys/a', 9, True), tree.glance('sys/b', 9, True), list(tree.held)) == (b'1\n', b'2\n', ['sys/a'])
-    (tree.folder / 'sys/a').write_text('3\n')
-    assert tree.glance('sys/a', 9, True) == b'3\n'
+    for name in ('proc/uptime', 'proc/loadavg', 'proc/uptime'):
+        with open('/' + name, 'rb') as file:
+            assert tree.glance(name, 99, True).split()[-1].count(b'.') == file.read().split()[-1].count(b'.')
+    assert list(tree.held) == ['proc/uptime']
     reading, writing = os.pipe()                # as a cgroup that was removed: what is open can be read no more
-    os.dup2(reading, tree.held['sys/a'])
-    assert tree.glance('sys/a', 9, True) == b'3\n'
+    os.dup2(reading, tree.held['proc/uptime'])
+    assert len(tree.glance('proc/uptime', 99, True).split()) == 2
+    assert os.fstat(tree.held['proc/uptime']).st_size == 0
+    tree.forget(['proc/uptime', 'proc/loadavg'])
+    assert tree.held == {}
     os.close(reading)
     os.close(writing)
-    tree.forget(['sys/a', 'sys/b'])
-    assert tree.held == {}
+
+
+def test_a_file_of_a_frozen_host_does_not_stay_open(host):
+    tree = host({'sys/a': '1\n', 'sys/empty': ''})
+    assert (tree.glance('sys/a', 9, True), tree.glance('sys/empty', 9, True), tree.held) == (b'1\n', b'', {})
 
 
 # -- what they are called ----------------------------------------------------------------------------------------------
@@ -906,6 +935,8 @@ def test_what_is_recorded_replays_to_the_same_and_holds_no_secret(host, daemon, 
         replayed.roots.update({'': top, 'proc': top + '/proc', 'sys': top + '/sys'})
         found.append(again.read(second))
     assert found == live and again.labels == watch.labels and again.said == watch.said and daemon.asked == [ONE, TWO]
+    late = Watch(replayed, labels=['a'], socket=daemon.path)                       # a recording that is cut to its end
+    assert of(late.read(len(changes)), 'web')['memory_usage'] == 5000000 and late.labels['db']['id'] == TWO
     assert [of(tick, 'web').get('net_rx_bytes') for tick in live] == [None, 800, 0, 0, 0, 0]
     assert [of(tick, 'web').get('disk_read_bytes') for tick in live] == [None, 0, 40000, 0, 10000, 0]
     assert [of(tick, 'db').get('cpu') for tick in live] == [None, None, None, .5, 0, 0]

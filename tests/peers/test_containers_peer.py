@@ -251,9 +251,10 @@ def test_one_that_starts_between_two_readings_counts_from_its_start_and_one_that
     watch.read()
     with box(BUSY) as one:
         time.sleep(1)
+        then = one.stats()['cpu']['usage']['total'] / 1e9
         watch.read()
-        spent = one.stats()['cpu']['usage']['total'] / 1e9
-        assert 0.4 < watch.total('cpu', one.name) / 100 <= spent
+        now = one.stats()['cpu']['usage']['total'] / 1e9
+        assert 0 < then <= watch.total('cpu', one.name) / 100 + 1e-5 and watch.total('cpu', one.name) / 100 <= now
         subprocess.check_call(['runc', 'pause', one.name])
         try:
             watch.read()
@@ -265,6 +266,14 @@ def test_one_that_starts_between_two_readings_counts_from_its_start_and_one_that
     watch.read()
     assert ('memory_usage', one.name) not in watch.last
     assert not [name for name in watch.tree.held if one.name in name]
+
+
+def test_more_processes_than_a_page_of_their_list_holds(box, live):
+    with box('i=0; while [ $i -lt 900 ]; do sleep 60 & i=$((i+1)); done; wait') as one:
+        watch, end = live(paths=PATHS), time.monotonic() + 30
+        while watch.last.get(('pids', one.name), 0) < 901 and time.monotonic() < end:
+            watch.read_for(0.3)
+        assert watch.last['pids', one.name] == watch.last['threads', one.name] == one.stats()['pids']['current'] == 901
 
 
 def test_one_that_is_made_again_under_its_name_has_no_rate_at_first(box, live, rootfs, tmp_path):
@@ -326,11 +335,12 @@ def podman(tmp_path, rootfs):
             service.send_signal(signal.SIGTERM)
             service.wait(20)
         for top in os.listdir('/sys/fs/cgroup'):
-            for folder, below, files in os.walk('/sys/fs/cgroup/%s/libpod_parent' % top, topdown=False):
+            for place, below, files in os.walk('/sys/fs/cgroup/%s/libpod_parent' % top, topdown=False):
                 try:
-                    os.rmdir(folder)
+                    os.rmdir(place)
                 except OSError:
                     pass                        # somebody else's containers
+        time.sleep(0.5)                          # conmon clears up behind its container
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -368,8 +378,10 @@ def test_a_name_that_another_container_of_podman_takes_over(podman, live):
     assert watch.last['cpu', 'web'] >= 0 and watch.labels['web']['id'] == first
     podman('rm', '-f', '-t', '0', 'web')
     second = podman.run('web', BUSY)
-    watch.read()
-    watch.read_for(1)
+    end = time.monotonic() + 20                 # podman may be too busy to answer at the first time
+    while watch.labels['web']['id'] != second and time.monotonic() < end:
+        watch.read_for(0.5)
+    watch.read_for(0.5)
     assert second != first and watch.labels['web']['id'] == second
     assert 0 < watch.last['cpu', 'web'] < 130
 
@@ -377,12 +389,12 @@ def test_a_name_that_another_container_of_podman_takes_over(podman, live):
 def test_a_recording_of_a_container_of_podman_replays_to_its_name_and_holds_no_secret(podman, run, tmp_path):
     podman.run('web', QUIET)
     module = 'containers,socket=' + podman.socket
-    done = run('-m', module, '-n', '4', '-e', 'stdout', '--record', tmp_path / 'rec')
+    done = run('-m', module, '-n', '6', '-e', 'stdout', '--record', tmp_path / 'rec')
     again = run('--replay', tmp_path / 'rec', '-m', module + '.gone', '-e', 'stdout')
     live, replayed = [[json.loads(line) for line in text.split('\n')[:-1]] for text in (done.out, again.out)]
-    memory = [{name: entry['value'] for point in tick['points'] for name, entry in point.items()}.get('container.pids.web')
-              for tick in live[1:3] + replayed[1:3]]
-    assert memory == [2, 2, 2, 2], (done.err, again.err)
+    for ticks in (live, replayed):               # the last snapshot may be a part, and a late tick is empty
+        seen = [{name: entry['value'] for point in tick['points'] for name, entry in point.items()} for tick in ticks[:-1]]
+        assert {tick['container.pids.web'] for tick in seen if 'container.pids.web' in tick} == {2}, (done.err, again.err)
     for path in (tmp_path / 'rec').rglob('*'):
         assert not path.is_file() or b'hunter2' not in path.read_bytes()
 
