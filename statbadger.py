@@ -2835,18 +2835,21 @@ def disk_bytes(tree, process):
 
 
 def process_status(tree, process):
-    """(bytes swapped out, (voluntary, involuntary context switches)) of proc/PID/status, None for
-    what it does not say. `VmSwap:\t       0 kB`, `nonvoluntary_ctxt_switches:\t17`, a line each;
-    a zombie and a thread of the kernel have no memory, and no lines about it."""
+    """(bytes resident, of address space, swapped out, (voluntary, involuntary context switches)) of
+    proc/PID/status, None for what it does not say. `VmSwap:\t       0 kB`,
+    `nonvoluntary_ctxt_switches:\t17`, a line each; a zombie and a thread of the kernel have no
+    memory, and no lines about it."""
     try:
         data = tree.glance(process.folder + 'status', 8192)
     except OSError:
-        return None, (None, None)
-    swap = status_number(data, b'\nVmSwap:')
-    if swap is None and b'\nVmSize:' not in data:
-        swap = 0
-    return swap and swap << 10, (status_number(data, b'\nvoluntary_ctxt_switches:'),
-                                 status_number(data, b'\nnonvoluntary_ctxt_switches:'))
+        return None, None, None, (None, None)
+    rss, vsize, swap = [status_number(data, key) for key in (b'\nVmRSS:', b'\nVmSize:',
+                                                             b'\nVmSwap:')]
+    if vsize is None:
+        rss = vsize = swap = 0
+    return rss and rss << 10, vsize << 10, swap and swap << 10, (
+        status_number(data, b'\nvoluntary_ctxt_switches:'),
+        status_number(data, b'\nnonvoluntary_ctxt_switches:'))
 
 
 def descriptors(tree, process):
@@ -2998,15 +3001,23 @@ class Census:
         if process is None:
             self.study(tree, self.welcome(tree, pid))
             return
-        turn, quiet = self.thorough or not (pid + self.round) % TURNS, False
+        turn, quiet = not (pid + self.round) % TURNS, False
         if process.kernel and not self.kernel and not turn:
             return
-        if process.line:
+        if process.line is not None and not self.thorough:
             line = tree.glance(process.folder + 'schedstat', 128)
-            quiet, process.line = line == process.line and not turn, line
+            quiet, process.line = line == process.line, line
             if quiet and process.gauges[1] == 1 and process.named:
+                if turn and self.whole:
+                    self.remember(tree, process)
                 return
-        self.study(tree, process, quiet)
+        self.study(tree, process, quiet and not turn)
+
+    def remember(self, tree, process):
+        """Reads the memory of a process that does nothing: what it has, others may take."""
+        rss, vsize, swap, switches = process_status(tree, process)
+        if swap is not None and rss is not None:
+            self.weigh(process, process.gauges[:3] + (rss, vsize, swap) + process.gauges[6:])
 
     def failed(self, error, pid):
         """A process could not be read: it has ended, or is none of our business."""
@@ -3058,12 +3069,21 @@ class Census:
             return (None, None), (1, threads, 0, pages * self.page, numbers[19], 0, 0, 0, 0, 0)
         swap, switches = old[5] if old[7] else None, process.work[4:6]
         if not quiet or not old[0]:
-            swap, switches = process_status(tree, process)
+            swap, switches = process_status(tree, process)[2:]
+            if self.scheduled and switches[0] is not None:
+                self.expect(process, switches)
         fds = descriptors(tree, process)
         self.has_io = self.has_io or disk[0] is not None
         return switches, (1, threads, fds or 0, pages * self.page, numbers[19], swap or 0,
                           fds is not None, swap is not None, switches[0] is not None,
                           disk[0] is not None)
+
+    def expect(self, process, switches):
+        """One that has had turns will have more: until it has none, its schedstat is not asked."""
+        if switches != process.work[4:6]:
+            process.line = None
+        elif process.line is None:
+            process.line = b''
 
     def book(self, process, numbers, more):
         """Adds what a process did to its group; where it has waited for children, settle does."""
@@ -3251,7 +3271,8 @@ class Census:
         self.forget()
         if self.top:
             chosen = set(self.chosen)
-            best = sorted(ranked, reverse=True, key=lambda key: (
+            some = [key for key in ranked if ranked[key].score or key in chosen]
+            best = sorted(some if len(some) >= self.top else ranked, reverse=True, key=lambda key: (
                 ranked[key].score * (1.5 if key in chosen else 1.0) + (key in chosen),
                 ranked[key].gauges[3]))
             self.chosen = sorted(best[:self.top])
