@@ -1770,10 +1770,11 @@ class Tree:
             os.symlink(target, copy)
 
     def keep_numbers(self, copy, name, numbers):
+        os.makedirs(copy, exist_ok=True)
         for number in numbers:
             target = os.path.join(copy, b'%d' % number)
             if not os.path.lexists(target):
-                os.makedirs(target)
+                os.makedirs(target, exist_ok=True)      # another module may be about it too
 
     def keep_entries(self, copy, name, entries):
         """Listed names: links stay links, all else becomes an empty folder."""
@@ -2692,7 +2693,7 @@ LINKS_A_TICK = 1000             # descriptors that are looked at in search of so
 TRIES = 3                       # searches through everybody for a socket that nobody has
 MOST_ENDED = 4096               # processes that ended of which the group is remembered
 KERNEL = ''                     # the key of the group of all threads of the kernel
-MOST_NAME = 64                  # characters of a name
+MOST_PROCESS_NAME = 64          # characters
 HALF_LIFE = 30.0                # seconds after which the time a name used counts half
 STAYS = 60.0                    # seconds that a name without processes stays among the busiest
 
@@ -2876,7 +2877,7 @@ def process_name(comm, command):
         words = command.split(b'\0', 1)[0].rpartition(b'/')[2].split(None, 1)
         if words and words[0].startswith(comm):
             comm = words[0].rstrip(b':')
-    return comm.decode('utf-8', 'replace')[:MOST_NAME] or '?'
+    return comm.decode('utf-8', 'replace')[:MOST_PROCESS_NAME] or '?'
 
 
 def grown(now, before):
@@ -2999,7 +3000,7 @@ class Census:
         """Reads a process, unless it has done nothing and it is not its turn."""
         process = self.known.get(pid)
         if process is None:
-            self.study(tree, self.welcome(tree, pid))
+            self.welcome(tree, pid)
             return
         turn, quiet = not (pid + self.round) % TURNS, False
         if process.kernel and not self.kernel and not turn:
@@ -3029,26 +3030,26 @@ class Census:
             self.lose([self.known[pid]])
 
     def welcome(self, tree, pid):
-        """The Process of a pid that is new. What began since the last reading has done nothing
-        before it: all the others are younger than those known; what was hidden is not."""
-        name, state, numbers = process_stat(tree.glance('proc/%d/stat' % pid))
-        process = Process(pid, numbers[18])
-        process.kernel = bool(numbers[5] & KERNEL_THREAD)
-        if self.scheduled and (self.kernel or not process.kernel):
-            process.line = tree.glance(process.folder + 'schedstat', 128)
+        """Reads a process that is new. What began since the last reading has done nothing before
+        it: all the others are younger than those known; what was hidden is not."""
+        line = tree.glance('proc/%d/schedstat' % pid, 128) if self.scheduled else None
+        stat = process_stat(tree.glance('proc/%d/stat' % pid))
+        process = Process(pid, stat[2][18])
+        process.kernel, process.line = bool(stat[2][5] & KERNEL_THREAD), line
         if self.round == 1 or process.start < self.newest:
             process.work, process.kin, process.born = (None,) * 8, (None,) * 4, False
-        return process
+        self.study(tree, process, False, stat)
 
-    def study(self, tree, process, quiet=False):
-        """Reads a process and books what it did. quiet: its first thread has done nothing."""
+    def study(self, tree, process, quiet, stat=None):
+        """Reads a process and books what it did. quiet: its first thread has done nothing; stat:
+        when that was read already."""
         disk = None, None
         if self.whole and not process.kernel:
             disk = disk_bytes(tree, process)    # before stat: see settle
-        comm, state, numbers = process_stat(tree.glance(process.folder + 'stat'))
+        comm, state, numbers = stat or process_stat(tree.glance(process.folder + 'stat'))
         if numbers[18] != process.start:
             self.lose([process])
-            return self.study(tree, self.welcome(tree, process.pid))
+            return self.welcome(tree, process.pid)
         if process.pid not in self.known:
             self.known[process.pid] = self.new[process.pid] = process
         process.state, process.parent = state, numbers[0]
@@ -3070,7 +3071,7 @@ class Census:
         swap, switches = old[5] if old[7] else None, process.work[4:6]
         if not quiet or not old[0]:
             swap, switches = process_status(tree, process)[2:]
-            if self.scheduled and switches[0] is not None:
+            if self.scheduled and old[0] and switches[0] is not None:
                 self.expect(process, switches)
         fds = descriptors(tree, process)
         self.has_io = self.has_io or disk[0] is not None
@@ -3218,8 +3219,8 @@ class Census:
         self.newest = max([self.newest] + [p.start for p in self.known.values()])
 
     def still_there(self, tree, process):
-        try:
-            tree.glance(process.folder + 'stat')
+        try:                                    # a recording keeps stat as it was read
+            tree.glance(process.folder + 'statm')
         except OSError:
             self.lose([process])
 
@@ -3282,7 +3283,8 @@ class Census:
         began."""
         for group in self.ranked.values():
             for process in group.members.values():
-                age = 1.0 + (self.newest - process.start) / HERTZ
+                now = self.newest if self.clock is None else self.clock * HERTZ
+                age = max(1.0, (now - process.start) / HERTZ)
                 group.score += (process.work[0] + process.work[1]) / age * HALF_LIFE / 0.693
 
     def forget(self):
