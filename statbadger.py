@@ -861,6 +861,18 @@ def mapping(value):
     return {str(k): str(v) for k, v in value.items()}
 
 
+def expressions(value):
+    """{text: regular expression}"""
+    value = mapping(value)
+    for name, expression in value.items():
+        import re                               # 1 MB: only for those who want it
+        try:
+            re.compile(expression)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError('a regular expression for %s (%s)' % (json_text(name), error))
+    return value
+
+
 def template(value):
     """Text with {hostname} and the other identity keys in it."""
     value = text(value)
@@ -1478,7 +1490,7 @@ def put_piece(piece, what, old, members, lines, registry, common, folder):
     declared = shared(common, own) + own
     for key, value in pairs(words[1:], declared):
         head, dot, rest = key.partition('.')
-        if dot and any(o.name == head and o.kind in (mapping, http_headers)
+        if dot and any(o.name == head and o.kind in (mapping, expressions, http_headers)
                        for o in declared):
             options[head] = dict(options[head]) if isinstance(options.get(head), dict) else {}
             options[head][rest] = value
@@ -1806,11 +1818,29 @@ class Tree:
             return int(self.answer('inodes/' + name, ask) if self.afresh or self.foreign else ask())
         except (OSError, ValueError) as error:
             raise Absent('%s: %s' % (self.path(name), getattr(error, 'strerror', 'no number')))
+
     def borrowed(self):
         """Whether these are the files of a running kernel at another place, so that `self` in them
         is us, in a container perhaps, and not the host: in a recording that link leads nowhere."""
         return (self.foreign and not self.frozen
                 and os.path.exists(self.path('proc/self/ns/pid')))
+
+    def numbers(self, name):
+        """[int] of the names in a folder that are numbers, in order: processes, threads,
+        descriptors; raises OSError. They are recorded as empty folders."""
+        found = sorted([int(n) for n in os.listdir(self.path(name)) if n.isdecimal()])
+        if self.record_to:
+            self.record(self.keep_numbers, name, found)
+        return found
+
+    def count(self, name):
+        """How many files a process has open, name being its proc/PID/fd; raises OSError. Since
+        Linux 6.2 that is the size of the folder, which others than its owner may know too."""
+        if self.hold and not self.record_to:
+            size = os.stat(self.path(name)).st_size
+            if size:
+                return size
+        return len(self.numbers(name))
 
     def ask(self, what, question):
         """question(tree), asked at most once a tick."""
@@ -1844,8 +1874,17 @@ class Tree:
 
     def keep_link(self, copy, name, target):
         os.makedirs(os.path.dirname(copy), exist_ok=True)
+        if os.path.isdir(copy) and not os.path.islink(copy):    # counted, and now asked for
+            os.rmdir(copy)
         if not os.path.lexists(copy):
             os.symlink(target, copy)
+
+    def keep_numbers(self, copy, name, numbers):
+        os.makedirs(copy, exist_ok=True)
+        for number in numbers:
+            target = os.path.join(copy, b'%d' % number)
+            if not os.path.lexists(target):
+                os.makedirs(target, exist_ok=True)      # another module may be about it too
 
     def keep_entries(self, copy, name, entries):
         """Listed names: links stay links, all else becomes an empty folder."""
@@ -4229,6 +4268,951 @@ def socket_states(tree, options, memory):
                     counts[state] += column.count(state)
     tree.when = tree.monotonic()
     yield SOCKET_STATES, (), [counts[i] for i, name in COUNTED_STATES]
+
+
+# -- processes: proc/PID/stat, status, io, schedstat, cmdline, fd (proc(5)) -----------------------
+
+KERNEL_THREAD = 0x200000        # PF_KTHREAD among the flags of proc/PID/stat
+NO_RIGHT = errno.EACCES, errno.EPERM
+ENDED = errno.ENOENT, errno.ESRCH, errno.ENOTDIR
+TURNS = 10                      # a process that does nothing is read every so many ticks
+LINKS_A_TICK = 1000             # descriptors that are looked at in search of sockets, 7 us each
+TRIES = 3                       # searches through everybody for a socket that nobody has
+MOST_ENDED = 4096               # processes that ended of which the group is remembered
+KERNEL = ''                     # the key of the group of all threads of the kernel
+MOST_PROCESS_NAME = 64          # characters
+HALF_LIFE = 30.0                # seconds after which the time a name used counts half
+STAYS = 60.0                    # seconds that a name without processes stays among the busiest
+
+PROCESS_WORK = (
+    Metric('count', GAUGE, '', 'Processes'),
+    Metric('threads', GAUGE, '', 'Threads'),
+    Metric('fds', GAUGE, '', 'Open file descriptors'),
+    Metric('cpu_user', COUNTER, 'percent',
+           'Time in user mode, in percent of one core, with that of children it waited for'),
+    Metric('cpu_system', COUNTER, 'percent',
+           'Time in kernel mode, in percent of one core, with that of children it waited for'),
+    Metric('cpu', COUNTER, 'percent', 'Both'),
+    Metric('rss', GAUGE, 'B', 'Resident memory'),
+    Metric('vsize', GAUGE, 'B', 'Address space'),
+    Metric('swap', GAUGE, 'B', 'Memory that is swapped out (since 2.6.34)'),
+    Metric('minor_faults', COUNTER, '', 'Page faults without a disk'),
+    Metric('major_faults', COUNTER, '', 'Page faults that waited for a disk'),
+    # The kernel counts these for each thread; proc/PID/status has those of the first one, and so
+    # have pidstat, psutil and others.
+    Metric('ctxt_voluntary', COUNTER, '',
+           'Context switches to wait for something, first threads only (since 2.6.23)'),
+    Metric('ctxt_involuntary', COUNTER, '',
+           'Context switches forced by the scheduler, first threads only (since 2.6.23)'),
+    Metric('disk_read_bytes', COUNTER, 'B/s', 'Bytes that disks had to read'),
+    Metric('disk_write_bytes', COUNTER, 'B/s', 'Bytes that were made to be written to disks'),
+    Metric('uptime', REAL, 's', 'Age of the oldest process'))
+PROCESS_TRAFFIC = (
+    Metric('net_rx_bytes', COUNTER, 'B/s', 'Payload received over TCP'),
+    Metric('net_tx_bytes', COUNTER, 'B/s', 'Payload sent over TCP'),
+    Metric('net_retrans_bytes', COUNTER, 'B/s', 'Payload sent again over TCP'),
+    Metric('tcp_connections', GAUGE, '', 'TCP connections'))
+GROUP_WORK = Table('proc', PROCESS_WORK, ('group',), 'proc/PID')
+PID_WORK = Table('proc', PROCESS_WORK, ('group', 'pid'), 'proc/PID')
+GROUP_TRAFFIC = Table('proc', PROCESS_TRAFFIC, ('group',), 'netlink sock_diag')
+PID_TRAFFIC = Table('proc', PROCESS_TRAFFIC, ('group', 'pid'), 'netlink sock_diag')
+
+# What is added up over the processes of a group: the first six are shown, the others say how many
+# of them had a say in fds, swap, context switches and disk bytes.
+NO_GAUGES = (0,) * 10
+# What a group has done: user, system, minor and major faults, voluntary and involuntary switches,
+# bytes read and written.
+NO_WORK = (0,) * 8
+NO_TRAFFIC = (0, 0, 0)
+
+
+class Process:
+    """What was known of a process when it was last read. key: (pid, start time), since pids are
+    used again. line: its schedstat. work: as in NO_WORK, None for what is not known; kin: the first
+    four of them of children that it waited for. stack: where its stack begins, which says whether
+    it executed another program. debt: disk bytes that are still to be taken off. sockets: the
+    inodes of those it had; at, partly: how far the search for them has come, and what it found.
+    tasks: {thread: (start time, user, system)}, for the module threads.
+    born: whether it has begun since the last reading but one."""
+    __slots__ = ('pid', 'start', 'key', 'folder', 'parent', 'comm', 'stack', 'state', 'kernel',
+                 'line', 'named', 'group', 'work', 'kin', 'gauges', 'debt', 'denied', 'sockets',
+                 'at', 'partly', 'tasks', 'born')
+
+    def __init__(self, pid, start):
+        self.pid, self.start, self.key, self.folder = pid, start, (pid, start), 'proc/%d/' % pid
+        self.parent, self.comm, self.stack, self.state, self.kernel = 0, None, 0, '', False
+        self.line, self.named, self.group, self.debt, self.denied = None, 0, None, None, False
+        self.work, self.kin, self.gauges = NO_WORK, NO_WORK[:4], NO_GAUGES
+        self.sockets, self.at, self.partly, self.tasks, self.born = set(), 0, set(), {}, True
+
+
+class Group:
+    """Processes that are added up. key: in Census.groups; labels: of its rows. work, traffic: all
+    that they did since we look, also those that ended; worked, sent: that, when the last rows were
+    made. ranked: whether
+    it is shown only while it is among the busiest. score: processor time that it used of late;
+    empty: since when it has no process."""
+    __slots__ = ('key', 'labels', 'ranked', 'gauges', 'work', 'worked', 'traffic', 'sent',
+                 'connections', 'members', 'oldest', 'score', 'empty')
+
+    def __init__(self, key, labels, ranked=False):
+        self.key, self.labels, self.ranked = key, labels, ranked
+        self.gauges = list(NO_GAUGES)
+        self.work, self.worked = list(NO_WORK), NO_WORK
+        self.traffic, self.sent, self.connections = list(NO_TRAFFIC), NO_TRAFFIC, 0
+        self.members, self.oldest, self.score, self.empty = {}, None, 0.0, None
+
+    def since(self):
+        """The start time of its oldest process, None without one."""
+        if self.oldest is None and self.members:
+            self.oldest = min([p.start for p in self.members.values()])
+        return self.oldest
+
+
+class Reaper:
+    """A process that has waited for children since it was last read: what they did, which is the
+    growth of its figures for them, and of its disk bytes, which hold those of both. growth: what it
+    did itself."""
+    __slots__ = ('process', 'growth', 'kin', 'disk')
+
+    def __init__(self, process, growth, kin):
+        self.process, self.growth, self.kin, self.disk = process, growth, kin, growth[6:]
+
+
+def process_stat(data):
+    """(name, state, [the 25 numbers from the parent's pid on, see stat_part]) of proc/PID/stat;
+    ValueError when it is none.
+
+    `42 (a) b) S 1 42 42 0 -1 4194560 ...`: the name may hold blanks, parentheses and line ends, and
+    nothing is escaped: it ends at the last parenthesis.
+    """
+    end = data.rfind(b')')
+    words = data[end + 2:].split(None, 26)
+    if end < 0 or len(words) < 26:
+        raise ValueError('proc/PID/stat')
+    return data[data.find(b'(') + 1:end], words[0], list(map(int, words[1:26]))
+
+
+# parent: 0, flags: 5, threads: 16, start time: 18, address space: 19, pages: 20, stack: 24
+stat_work = itemgetter(10, 11, 6, 8)            # user, system, minor, major faults
+stat_kin = itemgetter(12, 13, 7, 9)             # the same of children that were waited for
+
+
+def status_number(data, key):
+    """The int in a line of proc/PID/status such as b'\\nVmSwap:'; None without it."""
+    start = data.find(key)
+    word = data[start + len(key):start + len(key) + 24].split(None, 1) if start >= 0 else ()
+    return int(word[0]) if word and word[0].isdigit() else None
+
+
+def disk_bytes(tree, process):
+    """(read, written) of proc/PID/io, which others than its owner may read with CAP_SYS_PTRACE
+    only; both None when that is so, or the kernel has none. Children it waited for are included.
+
+    `rchar: 1 wchar: 2 syscr: 3 syscw: 4 read_bytes: 5 write_bytes: 6 cancelled_write_bytes: 7`, a
+    line each.
+    """
+    try:
+        words = tree.glance(process.folder + 'io', 512).split()
+    except OSError as error:
+        process.denied = error.errno in NO_RIGHT
+        return None, None
+    if len(words) > 11 and words[8] == b'read_bytes:' and (words[9] + words[11]).isdigit():
+        return int(words[9]), int(words[11])
+    return None, None
+
+
+def process_status(tree, process):
+    """(bytes resident, of address space, swapped out, (voluntary, involuntary context switches)) of
+    proc/PID/status, None for what it does not say. `VmSwap:\t       0 kB`,
+    `nonvoluntary_ctxt_switches:\t17`, a line each; a zombie and a thread of the kernel have no
+    memory, and no lines about it."""
+    try:
+        data = tree.glance(process.folder + 'status', 8192)
+    except OSError:
+        return None, None, None, (None, None)
+    rss, vsize, swap = [status_number(data, key) for key in (b'\nVmRSS:', b'\nVmSize:',
+                                                             b'\nVmSwap:')]
+    if vsize is None:
+        rss = vsize = swap = 0
+    return rss and rss << 10, vsize << 10, swap and swap << 10, (
+        status_number(data, b'\nvoluntary_ctxt_switches:'),
+        status_number(data, b'\nnonvoluntary_ctxt_switches:'))
+
+
+def descriptors(tree, process):
+    """How many files it has open, None when that cannot be read."""
+    try:
+        return tree.count(process.folder + 'fd')
+    except OSError:
+        return None
+
+
+def command_line(tree, process):
+    """Its arguments, as far as they stand in 4096 bytes, with NULs between them; b'' of a thread of
+    the kernel and of a process that has ended."""
+    try:
+        return tree.glance(process.folder + 'cmdline').rstrip(b'\0')
+    except OSError:
+        return b''
+
+
+def process_name(comm, command):
+    """The name of a program as text. comm has 15 bytes at most; where the first argument goes on
+    from there, that one is the name."""
+    if len(comm) == 15:
+        words = command.split(b'\0', 1)[0].rpartition(b'/')[2].split(None, 1)
+        if words and words[0].startswith(comm):
+            comm = words[0].rstrip(b':')
+    return comm.decode('utf-8', 'replace')[:MOST_PROCESS_NAME] or '?'
+
+
+def grown(now, before):
+    """What grew by how much; what fell, or is not known, did not."""
+    return [n - b if n is not None and b is not None and n > b else 0
+            for n, b in zip(now, before)]
+
+
+def has_schedstat(tree, pids):
+    """Whether proc/PID/schedstat says how often a process had a turn; `0 0 0` of one that runs
+    means that the kernel does not keep account of it."""
+    for pid in pids[:20]:
+        try:
+            words = tree.glance('proc/%d/schedstat' % pid, 128).split()
+        except OSError:
+            continue
+        if len(words) == 3 and words[2].strip(b'0'):
+            return True
+    return False
+
+
+def cores_of(tree):
+    """How many cores there are, or more than that when it is not known."""
+    try:
+        return core_count(tree.read('proc/stat', True)) or 1 << 16
+    except Absent:
+        return 1 << 16
+
+
+class Census:
+    """Which processes there are, in which group, and what they have done since they were last read.
+
+    whole: everything of them is read, not only proc/PID/stat. kernel: whether threads of the kernel
+    are read. What costs time is left out where nothing can have changed: a process whose schedstat
+    (time on a processor, time in the queue, turns) is what it was has done nothing at all, so it is
+    only read every TURNS ticks, for its memory; where there are several threads, that holds for the
+    first one only.
+
+    A child's times and faults go to its parent when that waits for it, and its disk bytes too. What
+    had been counted when the child was last read is taken off, and what is left (children that no
+    tick has seen, and the last moments of the others) goes to the group of the parent.
+    """
+
+    def __init__(self, options, whole=True, kernel=False):
+        self.options, self.whole = options, whole
+        self.kernel = kernel or options.kernel_threads
+        self.known, self.early, self.waiting, self.gone = {}, {}, [], []
+        self.reapers, self.ended, self.round, self.newest = {}, {}, 0, 0
+        self.when, self.clock, self.page, self.cores, self.scheduled = 0.0, None, 4096, 1, True
+        self.elapsed, self.thorough, self.hidden, self.has_io = 0.0, False, 0, False
+        self.top = options.top or (0 if options.groups else 10)
+        self.groups, self.ranked, self.chosen, self.dirty = {}, {}, [], set()
+        self.everyone = Group('', ())             # the gauges of all that are ranked
+        self.search = self.expressions()
+        self.groups[KERNEL] = Group(KERNEL, ('kernel',))
+        for name in list(options.groups) + ['other']:
+            if options.by == 'name' or name not in options.groups:
+                self.groups[name] = Group(name, (name,))
+        self.unknown, self.talkers, self.shown_before = Group('unknown', ('unknown',)), [], set()
+        self.sockets, self.missed, self.links = {}, {}, 0
+        self.new, self.likely, self.due = {}, {}, {}
+
+    def expressions(self):
+        """[(name, function of a text)] of the configured groups."""
+        if not self.options.groups:
+            return []
+        import re                               # 1 MB: only for those who want it
+        return [(name, re.compile(e).search) for name, e in self.options.groups.items()]
+
+    # reading
+
+    def sweep(self, tree):
+        """Reads all processes; raises Absent, or the OSError that is no process' own."""
+        try:
+            pids = tree.numbers('proc')
+        except OSError as error:
+            raise Absent('%s: %s' % (tree.path('proc/'), error.strerror or error))
+        if not pids:
+            raise Absent('%s: no processes' % tree.path('proc/'))
+        self.begin(tree, pids)
+        for pid in pids:
+            try:
+                self.visit(tree, pid)
+            except OSError as error:
+                self.failed(error, pid)
+            except ValueError:
+                tree.bad_line()
+        present = set(pids)
+        self.lose([p for pid, p in self.known.items() if pid not in present])
+        self.settle(tree)
+
+    def begin(self, tree, pids):
+        if self.round == 0:
+            self.page, self.cores = tree.page_size(), cores_of(tree)
+            self.scheduled = has_schedstat(tree, pids)
+        self.clock = up_since(tree)
+        tree.when = tree.monotonic()
+        self.elapsed = tree.when - self.when if self.round else 0.0
+        self.when, self.round, self.links = tree.when, self.round + 1, LINKS_A_TICK
+        # A recording holds all there is, and is read so, for its reader has other turns.
+        self.thorough = tree.frozen or bool(tree.record_to)
+        self.hidden, self.reapers, self.gone = 0, {}, []
+
+    def visit(self, tree, pid):
+        """Reads a process, unless it has done nothing and it is not its turn."""
+        process = self.known.get(pid)
+        if process is None:
+            self.welcome(tree, pid)
+            return
+        turn, quiet = not (pid + self.round) % TURNS, False
+        if process.kernel and not self.kernel and not turn:
+            return
+        if process.line is not None and not self.thorough:
+            line = tree.glance(process.folder + 'schedstat', 128)
+            quiet, process.line = line == process.line, line
+            if quiet and process.gauges[1] == 1 and process.named:
+                if turn and self.whole:
+                    self.remember(tree, process)
+                return
+        self.study(tree, process, quiet and not turn)
+
+    def remember(self, tree, process):
+        """Reads the memory of a process that does nothing: what it has, others may take."""
+        rss, vsize, swap, switches = process_status(tree, process)
+        if swap is not None and rss is not None:
+            self.weigh(process, process.gauges[:3] + (rss, vsize, swap) + process.gauges[6:])
+
+    def failed(self, error, pid):
+        """A process could not be read: it has ended, or is none of our business."""
+        if error.errno in NO_RIGHT:
+            self.hidden += 1                    # hidepid=1, see proc(5)
+        elif error.errno not in ENDED:
+            raise error
+        if pid in self.known:
+            self.lose([self.known[pid]])
+
+    def welcome(self, tree, pid):
+        """Reads a process that is new. What began since the last reading has done nothing before
+        it: all the others are younger than those known; what was hidden is not."""
+        line = tree.glance('proc/%d/schedstat' % pid, 128) if self.scheduled else None
+        stat = process_stat(tree.glance('proc/%d/stat' % pid))
+        process = Process(pid, stat[2][18])
+        process.kernel, process.line = bool(stat[2][5] & KERNEL_THREAD), line
+        if self.round == 1 or process.start < self.newest:
+            process.work, process.kin, process.born = (None,) * 8, (None,) * 4, False
+        self.study(tree, process, False, stat)
+
+    def study(self, tree, process, quiet, stat=None):
+        """Reads a process and books what it did. quiet: its first thread has done nothing; stat:
+        when that was read already."""
+        disk = None, None
+        if self.whole and not process.kernel:
+            disk = disk_bytes(tree, process)    # before stat: see settle
+        comm, state, numbers = stat or process_stat(tree.glance(process.folder + 'stat'))
+        if numbers[18] != process.start:
+            self.lose([process])
+            return self.welcome(tree, process.pid)
+        if process.pid not in self.known:
+            self.known[process.pid] = self.new[process.pid] = process
+        process.state, process.parent = state, numbers[0]
+        if process.parent > process.pid:
+            self.early[process.pid] = process
+        if process.kernel and not self.kernel:
+            return None
+        if comm != process.comm or numbers[24] != process.stack or process.named < 2:
+            self.name(tree, process, comm, numbers[24])
+        switches, gauges = self.measure(tree, process, numbers, quiet, disk)
+        self.book(process, numbers, switches + disk)
+        self.weigh(process, gauges)
+
+    def measure(self, tree, process, numbers, quiet, disk):
+        """((voluntary, involuntary switches), gauges as in NO_GAUGES) of a process."""
+        old, threads, pages = process.gauges, numbers[16], max(0, numbers[20])
+        if not self.whole:
+            return (None, None), (1, threads, 0, pages * self.page, numbers[19], 0, 0, 0, 0, 0)
+        swap, switches = old[5] if old[7] else None, process.work[4:6]
+        if not quiet or not old[0]:
+            swap, switches = process_status(tree, process)[2:]
+            if self.scheduled and old[0] and switches[0] is not None:
+                self.expect(process, switches)
+        fds = descriptors(tree, process)
+        self.has_io = self.has_io or disk[0] is not None
+        return switches, (1, threads, fds or 0, pages * self.page, numbers[19], swap or 0,
+                          fds is not None, swap is not None, switches[0] is not None,
+                          disk[0] is not None)
+
+    def expect(self, process, switches):
+        """One that has had turns will have more: until it has none, its schedstat is not asked."""
+        if switches != process.work[4:6]:
+            process.line = None
+        elif process.line is None:
+            process.line = b''
+
+    def book(self, process, numbers, more):
+        """Adds what a process did to its group; where it has waited for children, settle does."""
+        work, kin = stat_work(numbers) + more, stat_kin(numbers)
+        growth, children = grown(work, process.work), grown(kin, process.kin)
+        process.work, process.kin = work, kin
+        if process.debt:
+            growth[6:] = [max(0, g - d) for g, d in zip(growth[6:], process.debt)]
+            process.debt = None
+        if children[2]:                         # no process ends without page faults
+            self.reapers[process.pid] = Reaper(process, growth, children)
+        elif any(growth):
+            self.add(process.group, growth)
+        if not process.kernel:
+            (self.likely if process.sockets else self.due)[process.pid] = process
+
+    def add(self, group, growth):
+        group.work = [w + g for w, g in zip(group.work, growth)]
+        self.dirty.add(group)
+
+    def weigh(self, process, gauges):
+        """Puts what a process has now in the place of what it had, in its group."""
+        if gauges == process.gauges:
+            return
+        change = [n - o for n, o in zip(gauges, process.gauges)]
+        process.gauges = gauges
+        for group in (process.group, self.everyone) if process.group.ranked else (process.group,):
+            group.gauges = [g + c for g, c in zip(group.gauges, change)]
+
+    # names and groups
+
+    def name(self, tree, process, comm, stack):
+        """Finds the group of a process that is new, or executes another program. The command line
+        is read when it says more than the name, never of one in an uninterruptible sleep, in which
+        the read might hang, and twice of a new one, which may have been about to execute it."""
+        again = comm == process.comm and stack == process.stack and process.named
+        command, process.comm, process.stack = b'', comm, stack
+        if process.kernel or not (self.search or len(comm) == 15):
+            process.named = 2
+        elif process.state == b'D':
+            process.named = 0
+            if process.group:
+                return
+        else:
+            command = command_line(tree, process)
+            process.named = 2 if again else 1
+        self.enter(process, self.group_of(process, command))
+
+    def group_of(self, process, command):
+        """The Group that a process belongs to, made when there is none yet."""
+        if process.kernel:
+            return self.groups[KERNEL]
+        if self.search:
+            text = (command or process.comm).replace(b'\0', b' ').decode('utf-8', 'replace')
+            for name, search in self.search:
+                if search(text):
+                    return self.group(name, process.pid)
+        if not self.top:
+            return self.group('other', None)
+        return self.group(process_name(process.comm, command), process.pid, True)
+
+    def group(self, name, pid, ranked=False):
+        """The group of that name, or of that process when each has its own."""
+        own = self.options.by == 'pid' and pid is not None
+        key = (name, pid) if own else name
+        if key not in self.groups:
+            self.groups[key] = Group(key, (name, '%d' % pid) if own else (name,), ranked)
+            if ranked:
+                self.ranked[key] = self.groups[key]
+        return self.groups[key]
+
+    def enter(self, process, group):
+        """Moves a process to a group, with what it has; what it did stays where it was."""
+        if process.group is not group:
+            had = process.gauges
+            if process.group:
+                self.leave(process)
+            process.group, group.members[process.pid], group.empty = group, process, None
+            if len(group.members) == 1:
+                group.oldest = process.start
+            elif group.oldest is not None:
+                group.oldest = min(group.oldest, process.start)
+            self.weigh(process, had)
+
+    def leave(self, process):
+        """Takes a process out of its group."""
+        group = process.group
+        self.weigh(process, NO_GAUGES)
+        group.members.pop(process.pid, None)
+        if group.oldest == process.start:
+            group.oldest = None
+        if not group.members:
+            group.empty = self.when
+
+    # those that end
+
+    def lose(self, processes):
+        """These have ended; or their pid is another's now."""
+        for process in processes:
+            del self.known[process.pid]
+            for queue in (self.new, self.likely, self.due, self.early):
+                queue.pop(process.pid, None)
+            for inode in process.sockets | process.partly:
+                if self.sockets.get(inode) == process.key:
+                    del self.sockets[inode]
+            if process.group is None:
+                continue
+            self.ended[process.key] = process.group.key
+            self.leave(process)
+            self.gone.append(process)
+        while len(self.ended) > MOST_ENDED:
+            del self.ended[next(iter(self.ended))]
+
+    def settle(self, tree):
+        """Books what those did that waited for children, less what was counted of the children.
+
+        A child is in proc until it was waited for, so one that is missing now is in its parent's
+        figures, or will be at the next reading. Disk bytes are read before the rest, so that they
+        are never ahead of it: what they lack is taken off next time. What nobody claims then was
+        waited for by nobody (SIGCHLD ignored), and is counted already.
+        """
+        for process in list(self.early.values()):       # it was read before its parent was
+            if process.parent in self.reapers and process.pid in self.known:
+                self.still_there(tree, process)
+        gone = {p.pid: p for p in self.waiting + self.gone}
+        waiting, self.waiting = self.waiting, []
+        for child in waiting:
+            self.claim(child, gone)
+        self.waiting = [child for child in self.gone if not self.claim(child, gone)]
+        for reaper in self.reapers.values():
+            self.close(reaper)
+        self.newest = max([self.newest] + [p.start for p in self.known.values()])
+
+    def still_there(self, tree, process):
+        try:                                    # a recording keeps stat as it was read
+            tree.glance(process.folder + 'statm')
+        except OSError:
+            self.lose([process])
+
+    def claim(self, child, gone):
+        """Finds who waited for a child: its parent, or where that has ended too, the next one up
+        whose figures grew enough, and takes off what was counted already."""
+        counted = [w + k for w, k in zip(child.work, child.kin)]
+        pid = child.parent
+        for _ in range(64):
+            reaper = self.reapers.get(pid)
+            if reaper and min(map(sub, reaper.kin, counted)) >= 0:
+                reaper.kin = list(map(sub, reaper.kin, counted))
+                known = child.work[6] is not None
+                reaper.disk = list(map(sub, reaper.disk, child.work[6:])) if known else [0, 0]
+                return True
+            above = self.known.get(pid) or gone.get(pid)
+            if above is None or above.parent == pid:
+                return False
+            pid = above.parent
+        return False
+
+    def close(self, reaper):
+        """Books what is left. Children that lived for less than a tick cannot have used more time
+        than there was: otherwise there was one that we may not see, and its whole life is in it."""
+        process, growth, kin, disk = reaper.process, reaper.growth, reaper.kin, reaper.disk
+        if process.pid not in self.known:
+            return
+        if kin[0] + kin[1] > 1.2 * self.elapsed * USER_HZ * self.cores + 20:
+            kin, disk = NO_WORK[:4], [0, 0]
+        if min(disk) < 0:
+            process.debt = [max(0, -d) for d in disk]
+        growth[6:] = [max(0, d) for d in disk]
+        growth[:4] = [g + k for g, k in zip(growth, kin)]
+        self.add(process.group, growth)
+
+    # the busiest
+
+    def choose(self):
+        """Makes .chosen the busiest of those that are ranked. One that is chosen stays until
+        another is half as busy again, so that none comes and goes."""
+        faded, ranked = 0.5 ** (self.elapsed / HALF_LIFE), self.ranked
+        for group in ranked.values():
+            if group.score:
+                group.score = group.score * faded if group.score > 0.01 else 0.0
+        for group in self.dirty:
+            group.score += group.work[0] + group.work[1] - group.worked[0] - group.worked[1]
+        if self.round == 1:
+            self.guess()
+        self.forget()
+        if self.top:
+            chosen = set(self.chosen)
+            some = [key for key in ranked if ranked[key].score or key in chosen]
+            best = sorted(some if len(some) >= self.top else ranked, reverse=True, key=lambda key: (
+                ranked[key].score * (1.5 if key in chosen else 1.0) + (key in chosen),
+                ranked[key].gauges[3]))
+            self.chosen = sorted(best[:self.top])
+
+    def guess(self):
+        """The first scores: as if all had always used as much time as on average since they
+        began."""
+        for group in self.ranked.values():
+            for process in group.members.values():
+                now = self.newest if self.clock is None else self.clock * USER_HZ
+                age = max(1.0, (now - process.start) / USER_HZ)
+                group.score += (process.work[0] + process.work[1]) / age * HALF_LIFE / 0.693
+
+    def forget(self):
+        """Drops the groups that have had no process for long, those of one process at once. What
+        they did since the last rows, and is not shown any more, is the others'."""
+        chosen = set(self.chosen)
+        for key, group in list(self.groups.items()):
+            if group.empty is None or not (group.ranked or len(group.labels) > 1):
+                continue
+            lasts = STAYS if key in chosen and len(group.labels) == 1 else 0.0
+            if self.when - group.empty >= lasts:
+                del self.groups[key]
+                if self.ranked.pop(key, None):
+                    self.spill(group)
+                self.dirty.discard(group)
+
+    def spill(self, group):
+        """Gives to the others what a group did since the last rows."""
+        other = self.groups['other']
+        self.add(other, grown(group.work, group.worked))
+        other.traffic = [t + g for t, g in zip(other.traffic, grown(group.traffic, group.sent))]
+
+    # rows
+
+    def shown(self):
+        """The groups that have a row of their own, in order."""
+        groups, out = self.groups, []
+        if self.options.by == 'name':
+            out = [groups[name] for name in self.options.groups]
+        else:
+            out = [groups[key] for key in sorted(key for key, group in groups.items()
+                                                 if len(group.labels) > 1 and not group.ranked)]
+        out += [groups[key] for key in self.chosen if key in self.ranked]
+        last = ['other'] + [KERNEL] * self.options.kernel_threads
+        return out + [groups[name] for name in last if groups[name] not in out]
+
+    def rows(self):
+        """(table, labels, row) of each group, and what it stood at when it is new among them."""
+        shown, now, before = self.shown(), self.clock, self.shown_before
+        keys, others = set(group.key for group in shown), []
+        for group in self.dirty:
+            if group.ranked and group.key not in keys:
+                others.append(grown(group.work, group.worked))
+        for growth in others:
+            self.add(self.groups['other'], growth)
+        for group in shown:
+            gauges, oldest = group.gauges, group.since()
+            if group.key == 'other':
+                gauges, oldest = self.others(group, keys)
+            table = PID_WORK if len(group.labels) > 1 else GROUP_WORK
+            row = work_row(gauges, group.work, oldest, now)
+            if group.key in before or self.round == 1:
+                yield table, group.labels, row
+            else:
+                yield table, group.labels, row, work_row(gauges, group.worked, oldest, now)
+        for group in self.dirty:
+            group.worked = group.work
+        self.dirty, self.shown_before = set(), keys
+
+    def others(self, group, shown):
+        """(gauges, oldest start) of `other`: its own, and those of the ranked that are not
+        shown."""
+        gauges = [o + e for o, e in zip(group.gauges, self.everyone.gauges)]
+        starts = [group.since()]
+        for key, one in self.ranked.items():
+            if key in shown:
+                gauges = list(map(sub, gauges, one.gauges))
+            else:
+                starts.append(one.since())
+        return gauges, min([start for start in starts if start is not None] or [None])
+
+    # sockets
+
+    def charge(self, flows):
+        """Books {owner: (bytes received, sent, sent again, connections)}; None is nobody."""
+        for group in self.talkers:
+            group.connections = 0
+        self.talkers = []
+        for owner, (received, sent, again, connections) in flows.items():
+            group = self.group_of_owner(owner)
+            group.traffic = [t + g for t, g in zip(group.traffic, (received, sent, again))]
+            group.connections += connections
+            self.talkers.append(group)
+
+    def group_of_owner(self, owner):
+        """The group of a process that there is, or was; else that of what nobody is known for."""
+        process = self.known.get(owner[0]) if owner else None
+        if process and process.key == owner and process.group:
+            return process.group
+        if owner in self.ended:
+            return self.groups.get(self.ended[owner], self.groups['other'])
+        return self.unknown
+
+    def traffic_rows(self):
+        """As rows, of what came over TCP. A group has none when the sockets of none of its
+        processes can be seen, which takes the same right as their disk bytes."""
+        shown, other = self.shown(), self.groups['other']
+        keys, connections = set(group.key for group in shown), other.connections
+        for key, group in self.ranked.items():
+            if key not in keys:
+                other.traffic = [t + g for t, g in zip(other.traffic,
+                                                       grown(group.traffic, group.sent))]
+                connections += group.connections
+                group.sent = group.traffic
+        for group in shown + [self.unknown]:
+            table = PID_TRAFFIC if len(group.labels) > 1 else GROUP_TRAFFIC
+            blind = self.has_io and group.gauges[0] and not group.gauges[9]
+            row, before = list(group.traffic), list(group.sent) + [0]
+            row.append(connections if group is other else group.connections)
+            if not blind and group.key != KERNEL:
+                yield (table, group.labels, row, before) if self.round > 1 else (
+                    table, group.labels, row)
+            group.sent = group.traffic
+
+    def owners(self, tree, wanted):
+        """{inode: key of a process} of those of the wanted sockets for which one is found. Of
+        processes that share a socket, the one that was found first owns it.
+
+        New processes are looked through first, then those that have run since, the owners of
+        sockets before the others; what the bound leaves over is for the next tick. What nobody has
+        who can be seen is given up after a few searches.
+        """
+        lacking = set(i for i in wanted if i not in self.sockets
+                      and self.missed.get(i, 0) < TRIES)
+        for queue in (self.new, self.likely, self.due):
+            while lacking and queue and self.links > 0:
+                process = next(iter(queue.values()))
+                if self.search_sockets(tree, process, lacking):
+                    for one in (self.new, self.likely, self.due):
+                        one.pop(process.pid, None)
+        if lacking and not (self.new or self.likely or self.due):
+            if len(self.missed) > MOST_KNOWN:
+                self.missed.clear()
+            for inode in lacking:
+                self.missed[inode] = self.missed.get(inode, 0) + 1
+        return {i: self.sockets[i] for i in wanted if i in self.sockets}
+
+    def search_sockets(self, tree, process, lacking):
+        """Looks for sockets among the descriptors of a process, from where it was left, as long as
+        any is lacking; True when it is through."""
+        try:
+            numbers = [n for n in tree.numbers(process.folder + 'fd') if n >= process.at]
+        except OSError:                         # it ended, or is none of our business
+            return True
+        for n in numbers:
+            if not lacking or self.links <= 0:
+                process.at = n
+                return False
+            self.links -= 1
+            try:
+                target = tree.link('%sfd/%d' % (process.folder, n))
+            except OSError:
+                continue
+            if target.startswith(b'socket:[') and target[8:-1].isdigit():
+                inode = int(target[8:-1])
+                process.partly.add(inode)
+                self.sockets.setdefault(inode, process.key)
+                lacking.discard(inode)
+        for inode in process.sockets - process.partly:
+            if self.sockets.get(inode) == process.key:
+                del self.sockets[inode]
+        process.sockets, process.partly, process.at = process.partly, set(), 0
+        return True
+
+
+def work_row(gauges, work, oldest, now):
+    """The row of a group for the table of PROCESS_WORK. What none of its processes let us read is
+    a hole."""
+    count, threads, fds, rss, vsize, swap, n_fds, n_swap, n_switches, n_disk = gauges
+    age = now - oldest / USER_HZ if count and now is not None and oldest is not None else -1
+    user, system, minor, major, voluntary, involuntary, read, written = work
+    if count and not n_switches:
+        voluntary = involuntary = ABSENT
+    if count and not n_disk:
+        read = written = ABSENT
+    return [count, threads, fds if n_fds or not count else ABSENT, user, system, user + system,
+            rss, vsize, swap if n_swap or not count else ABSENT, minor, major, voluntary,
+            involuntary, read, written, age if age >= 0 else ABSENT]
+
+
+PROCESS_OPTIONS = [
+    Option('groups', expressions, {},
+           'Regular expressions, searched in the command line: {"nginx": "nginx: .*"}; a process '
+           'belongs to the first that matches'),
+    Option('top', whole(0, 10000), 0,
+           'So many names of processes in no group are shown, the busiest; the rest is "other". '
+           '0 = 10 without groups, none beside them'),
+    Option('by', choice('name', 'pid'), 'name',
+           'Whether processes of one name are added up or shown one by one, as NAME/PID'),
+    Option('kernel_threads', boolean, False, 'Threads of the kernel too, as the group "kernel"'),
+    Option('network', boolean, True, 'Their TCP traffic too'),
+]
+
+
+@module('processes', 'Processes by name or group: processor, memory, faults, disk and TCP bytes, '
+        'files: proc/PID', PROCESS_OPTIONS, GROUP_WORK, PID_WORK, expensive=True)
+def processes(tree, options, memory):
+    """The rows of Census, over proc/PID/{stat,status,io,schedstat,cmdline,fd}."""
+    census = memory.get('census')
+    if census is None:
+        census = memory['census'] = Census(options)
+    census.sweep(tree)
+    census.choose()
+    yield from census.rows()
+    if 'said' not in memory:
+        unread = [p for p in census.known.values() if p.denied]
+        memory['said'] = True
+        if unread or census.hidden:
+            yield Say('of %d of %d processes, disk bytes and the owners of sockets cannot be read: '
+                      'CAP_SYS_PTRACE would allow it' % (
+                          len(unread) + census.hidden, len(census.known) + census.hidden))
+
+
+@module('processes', '', [], GROUP_TRAFFIC, PID_TRAFFIC)
+def process_traffic(tree, options, memory):
+    """What the connections of each group have carried, by netlink."""
+    census = memory.get('census')
+    if options.network and census is not None and census.round:
+        if 'flows' not in memory:
+            memory['flows'] = Flows()
+        flows = memory['flows'].read(tree, lambda inodes: census.owners(tree, inodes))
+        census.charge(flows)
+        yield from map(Say, memory['flows'].news())
+        yield from census.traffic_rows()
+
+
+# -- threads: proc/PID/task/TID/stat (proc(5)) ----------------------------------------------------
+
+STATES = (('running', b'R'), ('sleeping', b'S'), ('blocked', b'DKW'), ('stopped', b'Tt'),
+          ('zombie', b'Z'), ('idle', b'IP'))
+MOST_THREAD_NAMES = 10000
+
+THREADS = Table('threads', source='proc/PID/task/TID/stat', columns=(
+    Metric('total', GAUGE, '', 'Threads'),
+    Metric('running', GAUGE, '', 'Threads that run or could run'),
+    Metric('sleeping', GAUGE, '', 'Threads that wait for something'),
+    Metric('blocked', GAUGE, '', 'Threads that wait for a disk and cannot be woken'),
+    Metric('stopped', GAUGE, '', 'Threads that are stopped or traced'),
+    Metric('zombie', GAUGE, '', 'Processes that ended and that nobody waited for'),
+    Metric('idle', GAUGE, '', 'Threads of the kernel that have nothing to do (since 4.14)')))
+THREADS_MAX = Table('threads', source='proc/sys/kernel/threads-max', columns=(
+    Metric('max', GAUGE, '', 'Most threads that the kernel allows'),))
+GROUP_STATES = (
+    Metric('count', GAUGE, '', 'Threads'),
+    Metric('running', GAUGE, '', 'Threads that run or could run'),
+    Metric('blocked', GAUGE, '', 'Threads that wait for a disk and cannot be woken'))
+GROUP_THREADS = Table('threads', GROUP_STATES, ('group',), 'proc/PID/task/TID/stat')
+PID_THREADS = Table('threads', GROUP_STATES, ('group', 'pid'), 'proc/PID/task/TID/stat')
+THREAD_TIMES = (
+    Metric('cpu_user', COUNTER, 'percent', 'Time in user mode of threads of one name'),
+    Metric('cpu_system', COUNTER, 'percent', 'Time in kernel mode of threads of one name'))
+THREAD_WORK = Table('threads', THREAD_TIMES, ('group', 'thread'), 'proc/PID/task/TID/stat')
+
+
+@module('threads', 'Threads by state, in all and by group of processes: proc/PID/task', [
+    Option('per_thread', boolean, False,
+           'The processor time of threads by name too, in each group but "other"')],
+        THREADS, GROUP_THREADS, PID_THREADS, THREAD_WORK, borrows='processes', expensive=True)
+def threads(tree, options, memory):
+    """The states of all threads; the groups are those of the options of `processes`."""
+    census = memory.get('census')
+    if census is None:
+        census = memory['census'] = Census(options.processes, False, True)
+        memory['work'] = {}
+    census.sweep(tree)
+    census.choose()
+    tasks = {}                                  # group key -> [(name, state, user, system)]
+    for process in list(census.known.values()):
+        tasks.setdefault(process.group.key, []).extend(
+            process_tasks(tree, process, options.per_thread))
+    states = count_states(task for some in tasks.values() for task in some)
+    yield THREADS, (), [sum(states.values())] + [
+        sum([states.get(bytes([letter]), 0) for letter in letters]) for name, letters in STATES]
+    shown = census.shown()
+    keys = set(group.key for group in shown)
+    for group in shown:
+        some = tasks.get(group.key, [])
+        if group.key == 'other':
+            some = some + [task for key in census.ranked if key not in keys
+                           for task in tasks.get(key, ())]
+        states = count_states(some)
+        yield PID_THREADS if len(group.labels) > 1 else GROUP_THREADS, group.labels, [
+            len(some), states.get(b'R', 0), sum([states.get(s, 0) for s in (b'D', b'K', b'W')])]
+    if options.per_thread:
+        yield from thread_rows(memory, tasks, shown, census.round == 1)
+    for group in census.dirty:
+        group.worked = group.work
+    census.dirty = set()
+
+
+@module('threads', '', [], THREADS_MAX)
+def threads_max(tree, options, memory):
+    """proc/sys/kernel/threads-max: `193023`"""
+    yield THREADS_MAX, (), counters(tree.read('proc/sys/kernel/threads-max').split())[:1]
+
+
+def count_states(tasks):
+    """{state: how many} of (name, state, user, system)."""
+    out = {}
+    for name, state, user, system in tasks:
+        out[state] = out.get(state, 0) + 1
+    return out
+
+
+def process_tasks(tree, process, timed):
+    """[(name, state, user, system)] of the threads of a process, the times as far as they grew
+    since the last tick. Of a process with one thread, that one was read already."""
+    if process.gauges[1] == 1:
+        found = [(process.pid, process.start, process.comm, process.state) + process.work[:2]]
+    else:
+        found = read_tasks(tree, process)
+    if not timed:
+        return [(comm, state, 0, 0) for tid, start, comm, state, user, system in found]
+    out, known = [], process.tasks
+    fresh, process.tasks = known or process.born, {}
+    for tid, start, comm, state, user, system in found:
+        last = known.get(tid)
+        if not last or last[0] != start:
+            last = start, 0 if fresh else user, 0 if fresh else system
+        out.append((comm, state, max(0, user - last[1]), max(0, system - last[2])))
+        process.tasks[tid] = start, user, system
+    return out
+
+
+def read_tasks(tree, process):
+    """[(thread, start time, name, state, user, system)] of a process with several threads; what can
+    be said of the whole when they cannot be read."""
+    out = []
+    try:
+        threads = tree.numbers(process.folder + 'task')
+    except OSError:
+        threads = []
+    for tid in threads:
+        try:
+            name, state, numbers = process_stat(tree.glance('%stask/%d/stat' % (process.folder,
+                                                                                 tid)))
+        except (OSError, ValueError):           # threads end at any moment
+            continue
+        out.append((tid, numbers[18], name, state, numbers[10], numbers[11]))
+    return out or [(process.pid, process.start, process.comm, process.state) + process.work[:2]]
+
+
+def thread_rows(memory, tasks, shown, first):
+    """Rows of the time that threads of one name used, in each group that is shown, but not in
+    `other`, which holds whatever there is."""
+    before, now = memory['work'], {}
+    for group in shown:
+        for comm, state, user, system in tasks.get(group.key, ()) if group.key != 'other' else ():
+            name = comm.decode('utf-8', 'replace')
+            key = group.labels[0], name if len(now) < MOST_THREAD_NAMES else 'other'
+            so_far = now.get(key) or before.get(key) or (0, 0)
+            now[key] = so_far[0] + user, so_far[1] + system
+    memory['work'] = now
+    for key in sorted(now):
+        row = THREAD_WORK, key, list(now[key])
+        yield row if first or key in before else row + ([0, 0],)
 
 
 # -- containers: cgroups that somebody runs one in (admin-guide/cgroup-v1/, cgroup-v2.rst) --------
