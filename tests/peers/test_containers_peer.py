@@ -439,15 +439,17 @@ while not watch.total('memory_oom_kills', ID[:12]) and time.monotonic() < end:
 first = {'limits': [watch.last.get((name, ID[:12])) for name in ('cpu_limit', 'memory_limit', 'pids_limit')]}
 new, other = make(NEW, 'while :; do :; done', cpu__max='20000 100000')
 time.sleep(2)
-watch.read()
-watch.read()
 def words(folder, name):
     return dict(line.split(None, 1) for line in open(folder + '/' + name))
+then = words(new, 'cpu.stat')
+watch.read()
+watch.read()
 print(json.dumps(dict(
     first, said=watch.said, io=open(folder + '/io.stat').read(), written=watch.total('disk_write_bytes', ID[:12]),
     writes=watch.total('disk_writes', ID[:12]), kills=watch.total('memory_oom_kills', ID[:12]),
     events=words(folder, 'memory.events'), failures=watch.total('memory_failures', ID[:12]),
-    cpu=watch.total('cpu', NEW[:12]) / 100, usage=int(words(new, 'cpu.stat')['usage_usec']) / 1e6,
+    cpu=watch.total('cpu', NEW[:12]) / 100, then=int(then['usage_usec']) / 1e6,
+    nr_then=int(then['nr_throttled']), usage=int(words(new, 'cpu.stat')['usage_usec']) / 1e6,
     throttled=watch.total('cpu_throttled_periods', NEW[:12]), memory=watch.last['memory_usage', NEW[:12]],
     nr=int(words(new, 'cpu.stat')['nr_throttled']), current=int(open(new + '/memory.current').read()),
     runtime=watch.labels[NEW[:12]]['runtime'], threads=watch.last['threads', NEW[:12]])))
@@ -468,6 +470,6 @@ def test_pure_cgroup_v2(tmp_path):
     assert round(found['kills'], 6) == int(found['events']['oom_kill']) == 1
     assert 0 < round(found['failures']) <= int(found['events']['max'])
     # It began between two readings: the first of its seconds count too.
-    assert 0.9 * found['usage'] <= found['cpu'] <= found['usage'] and found['usage'] > 0.1
-    assert 0.8 * found['nr'] <= found['throttled'] + 0.001 <= found['nr'] + 1
+    assert 0.1 < found['then'] <= found['cpu'] + 1e-5 and found['cpu'] <= found['usage'] + 1e-5
+    assert found['nr_then'] <= round(found['throttled'], 3) <= found['nr']
     assert abs(found['memory'] - found['current']) <= 1 << 20
