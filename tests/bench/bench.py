@@ -773,6 +773,8 @@ def measure(args):
     if 'first' in wanted:
         result['first'] = first_output()
         say('\nFirst output of -n 1 -i 0.2 after %.2f s' % result['first'])
+    if 'modules' in wanted:
+        result['modules'] = {name: modules_cost(name) for name in ('processes', 'flows', 'containers')}
     if 'hour' in wanted:
         result['hour'] = an_hour()
         say('\nAn hour of ticks in %.1f s, exit code %d; RSS at 10, 25, 50, 75, 99 %%: %s MB' % (
@@ -783,7 +785,16 @@ def measure(args):
     return result
 
 
-PARTS = ['agents', 'emitters', 'stages', 'many', 'first', 'hour']
+def modules_cost(name):
+    """What the program of that name in this folder prints: the cost of the modules that read much."""
+    say('\nModules: ' + name)
+    done = subprocess.run([sys.executable, os.path.join(HERE, name + '.py')], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    text = done.stdout.decode('utf-8', 'replace')
+    say('  ' + text.rstrip().replace('\n', '\n  '))
+    return text
+
+
+PARTS = ['agents', 'emitters', 'stages', 'many', 'first', 'modules', 'hour']
 
 
 def main():
