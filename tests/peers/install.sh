@@ -11,7 +11,8 @@ case $mode in
     peers)
         packages='graphite-carbon openssl tinyproxy flex bison libleveldb-dev protobuf-compiler
             nats-server influxdb victoria-metrics
-            avro-bin redis-server rabbitmq-server activemq'
+            avro-bin redis-server rabbitmq-server activemq
+            sysstat'
         command -v javac >/dev/null 2>&1 || packages="$packages default-jdk-headless"   # for what Maven brings
         command -v mvn >/dev/null 2>&1 || packages="$packages maven"
         command -v go >/dev/null 2>&1 || packages="$packages golang-go"                 # for InfluxDB 0.8, 1.8
