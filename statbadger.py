@@ -4336,12 +4336,13 @@ class Process:
     born: whether it has begun since the last reading but one."""
     __slots__ = ('pid', 'start', 'key', 'folder', 'parent', 'comm', 'stack', 'state', 'kernel',
                  'line', 'named', 'group', 'work', 'kin', 'gauges', 'debt', 'denied', 'sockets',
-                 'at', 'partly', 'tasks', 'born')
+                 'at', 'partly', 'tasks', 'born', 'size')
 
     def __init__(self, pid, start):
         self.pid, self.start, self.key, self.folder = pid, start, (pid, start), 'proc/%d/' % pid
         self.parent, self.comm, self.stack, self.state, self.kernel = 0, None, 0, '', False
-        self.line, self.named, self.group, self.debt, self.denied = None, 0, None, None, False
+        self.named, self.group, self.debt, self.denied = 0, None, None, False
+        self.size = self.line = None
         self.work, self.kin, self.gauges = NO_WORK, NO_WORK[:4], NO_GAUGES
         self.sockets, self.at, self.partly, self.tasks, self.born = set(), 0, set(), {}, True
 
@@ -4513,7 +4514,7 @@ class Census:
         self.kernel = kernel or options.kernel_threads
         self.known, self.early, self.waiting, self.gone = {}, {}, [], []
         self.reapers, self.ended, self.round, self.newest = {}, {}, 0, 0
-        self.when, self.clock, self.page, self.cores, self.scheduled = 0.0, None, 4096, 1, True
+        self.when, self.clock, self.cores, self.scheduled = 0.0, None, 1, True
         self.elapsed, self.thorough, self.hidden, self.has_io = 0.0, False, 0, False
         self.top = options.top or (0 if options.groups else 10)
         self.groups, self.ranked, self.chosen, self.dirty = {}, {}, [], set()
@@ -4558,8 +4559,7 @@ class Census:
 
     def begin(self, tree, pids):
         if self.round == 0:
-            self.page, self.cores = tree.page_size(), cores_of(tree)
-            self.scheduled = has_schedstat(tree, pids)
+            self.cores, self.scheduled = cores_of(tree), has_schedstat(tree, pids)
         self.clock = up_since(tree)
         tree.when = tree.monotonic()
         self.elapsed = tree.when - self.when if self.round else 0.0
@@ -4589,7 +4589,7 @@ class Census:
     def remember(self, tree, process):
         """Reads the memory of a process that does nothing: what it has, others may take."""
         rss, vsize, swap, switches = process_status(tree, process)
-        if swap is not None and rss is not None:
+        if rss is not None and vsize is not None and swap is not None:
             self.weigh(process, process.gauges[:3] + (rss, vsize, swap) + process.gauges[6:])
 
     def failed(self, error, pid):
@@ -4638,18 +4638,22 @@ class Census:
     def measure(self, tree, process, numbers, quiet, disk):
         """((voluntary, involuntary switches), gauges as in NO_GAUGES) of a process."""
         old, threads, pages = process.gauges, numbers[16], max(0, numbers[20])
+        same = numbers[19:21] == process.size and numbers[6] == process.work[2]
+        process.size = numbers[19:21]
         if not self.whole:
-            return (None, None), (1, threads, 0, pages * self.page, numbers[19], 0, 0, 0, 0, 0)
-        swap, switches = old[5] if old[7] else None, process.work[4:6]
-        if not quiet or not old[0]:
-            swap, switches = process_status(tree, process)[2:]
+            return (None, None), (1, threads, 0, pages, numbers[19], 0, 0, 0, 0, 0)
+        rss, vsize, swap, has_swap, switches = old[3], old[4], old[5], old[7], process.work[4:6]
+        if not quiet or not old[0] or not same:
+            # The pages in stat are but nearly right: since 6.2 each processor keeps a part.
+            rss, vsize, swap, switches = process_status(tree, process)
+            rss, has_swap = pages << 12 if rss is None else rss, swap is not None
+            vsize = numbers[19] if vsize is None else vsize
             if self.scheduled and old[0] and switches[0] is not None:
                 self.expect(process, switches)
         fds = descriptors(tree, process)
         self.has_io = self.has_io or disk[0] is not None
-        return switches, (1, threads, fds or 0, pages * self.page, numbers[19], swap or 0,
-                          fds is not None, swap is not None, switches[0] is not None,
-                          disk[0] is not None)
+        return switches, (1, threads, fds or 0, rss, vsize, swap or 0, fds is not None, has_swap,
+                          switches[0] is not None, disk[0] is not None)
 
     def expect(self, process, switches):
         """One that has had turns will have more: until it has none, its schedstat is not asked."""
@@ -4706,9 +4710,14 @@ class Census:
         self.enter(process, self.group_of(process, command))
 
     def group_of(self, process, command):
-        """The Group that a process belongs to, made when there is none yet."""
+        """The Group that a process belongs to, made when there is none yet. One that ends has no
+        command line any more: when it has the name of its parent, it is taken for another of it."""
         if process.kernel:
             return self.groups[KERNEL]
+        parent = self.known.get(process.parent)
+        if self.search and not command and parent and parent.comm == process.comm and parent.group:
+            own = process.pid if len(parent.group.labels) > 1 else None
+            return self.group(parent.group.labels[0], own, parent.group.ranked)
         if self.search:
             text = (command or process.comm).replace(b'\0', b' ').decode('utf-8', 'replace')
             for name, search in self.search:

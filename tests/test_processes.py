@@ -102,6 +102,15 @@ def test_processes_of_one_name_are_added_up(procs):
         minor_faults=7, major_faults=1, ctxt_voluntary=4, ctxt_involuntary=2, disk_read_bytes=512, disk_write_bytes=4096)
 
 
+def test_resident_memory_is_what_status_says_since_stat_is_but_nearly_right(procs):
+    host = procs()
+    host.one(10, pages=10)
+    host.file('10/status', (host.tree.folder / 'proc/10/status').read_text().replace('VmRSS:\t 40 kB', 'VmRSS:\t 44 kB'))
+    assert of(host.tick(), 'sh')['rss'] == 44 << 10
+
+
+# -- those that come and go ------------------------------------------------------------------------
+
 def test_what_a_process_did_stays_when_it_ends(procs):
     host = procs()
     host.one(10, user=100, read=1 << 20)
@@ -361,10 +370,11 @@ def test_a_process_belongs_to_the_first_group_that_matches_its_command_line(proc
     host.one(11, 'nginx', command='nginx\0-t')
     host.one(12, 'java', command=b'/usr/bin/java\0-Xmx1g\0-jar\0shop.jar\0\xff' + b'x' * 100000)
     host.one(13, 'bash', command='bash')
-    host.one(14, 'nginx', command='')           # a zombie has none: its name counts
+    host.one(14, 'nginx', command='')           # a zombie has none: its name counts, or it is taken for its parent's
+    host.one(15, 'java', command='', parent=12)
     found = host.tick()
     assert [(name, value) for name, value in sorted(found.items()) if name.startswith('proc.count')] == [
-        ('proc.count.all nginx', 2), ('proc.count.java', 1), ('proc.count.other', 1), ('proc.count.web', 1)]
+        ('proc.count.all nginx', 2), ('proc.count.java', 2), ('proc.count.other', 1), ('proc.count.web', 1)]
 
 
 def test_a_group_without_processes_counts_none(procs):
@@ -455,7 +465,7 @@ def test_two_that_are_nearly_as_busy_do_not_take_turns(procs):
 def test_names_without_processes_are_forgotten(procs):
     host = procs(top=3)
     host.one(1, 'init')
-    for second in range(200):
+    for second in range(100):
         host.one(100 + second, 'job%d' % second, user=1, start=600 + second)
         host.tick()
         host.gone(100 + second)

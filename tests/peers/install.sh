@@ -13,7 +13,7 @@ case $mode in
             nats-server influxdb victoria-metrics
             avro-bin redis-server rabbitmq-server activemq
             iproute2 prometheus-node-exporter runc podman user-mode-linux busybox-static lxcfs
-            dmsetup e2fsprogs'
+            dmsetup e2fsprogs sysstat'
         command -v javac >/dev/null 2>&1 || packages="$packages default-jdk-headless"   # for what Maven brings
         command -v mvn >/dev/null 2>&1 || packages="$packages maven"
         command -v go >/dev/null 2>&1 || packages="$packages golang-go"                 # for InfluxDB 0.8, 1.8
