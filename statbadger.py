@@ -4385,12 +4385,15 @@ def process_stat(data):
     ValueError when it is none.
 
     `42 (a) b) S 1 42 42 0 -1 4194560 ...`: the name may hold blanks, parentheses and line ends, and
-    nothing is escaped: it ends at the last parenthesis.
+    nothing is escaped: it ends at the last parenthesis. One that is waited for as it is read has no
+    threads, no parent and zeros for most of what it did: that is the ProcessLookupError it will be.
     """
     end = data.rfind(b')')
     words = data[end + 2:].split(None, 26)
     if end < 0 or len(words) < 26:
         raise ValueError('proc/PID/stat')
+    if words[17] == b'0':
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
     return data[data.find(b'(') + 1:end], words[0], list(map(int, words[1:26]))
 
 

@@ -293,6 +293,21 @@ def test_a_child_that_was_read_before_its_parent_and_ended_in_between_counts_onc
     assert of(procs.tick(), 'sh')['cpu_user'] == 0
 
 
+def test_a_child_that_is_waited_for_while_it_is_read_counts_once(procs):
+    """Linux 6.18 gives such a line: `3745 (python3) X 0 -1 -1 0 -1 4227148 457 0 0 0 0 1 0 0 20 0 0 0 4422412 ...`"""
+    host = procs()
+    host.one(10, 'sh')
+    host.one(20, 'cc1', parent=10, user=500, minor=400, written=1 << 30)
+    host.tick()
+    host.one(20, 'cc1', parent=0, state='X', threads=0, user=1, pages=0, stack=0, written=1 << 30)
+    host.one(10, 'sh', kin=(502, 0, 400, 0), written=(1 << 30) + 3)
+    found = host.tick()
+    assert (of(found, 'sh')['cpu_user'], of(found, 'sh')['disk_write_bytes'], of(found, 'cc1')['count']) == (2, 3, 0)
+    host.gone(20)
+    host.one(10, 'sh', user=1, kin=(502, 0, 400, 0), written=(1 << 30) + 3)
+    assert of(host.tick(), 'sh')['cpu_user'] == 1 and host.tree.bad_lines == 0
+
+
 def test_the_life_of_a_child_that_we_may_not_see_is_not_booked_at_once(procs):
     host = procs()
     host.one(10, 'sudo')
