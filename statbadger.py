@@ -3834,7 +3834,7 @@ def vmstat_kind(name):
 
 MOST_FLOWS = 1000000            # sockets that are remembered
 MOST_GONE = 65536               # of them, those that no dump shows and whose end was not heard of
-ASK_AGAIN = 60                  # readings, after which the owner of every socket is asked anew
+ASK_AGAIN = 60                  # readings, after which the owner of a socket is asked anew
 ESTABLISHED, CLOSE_WAIT, LISTEN = 1, 8, 10
 HALF_CLOSED = 4, 5              # FIN_WAIT1, FIN_WAIT2: we said that we have no more to say
 PEER_ENDED = 8, 9, 11           # CLOSE_WAIT, LAST_ACK, CLOSING: the FIN of the peer has come
@@ -3878,9 +3878,10 @@ class Flows:
         always among them. Sockets that are there at the first reading have moved nothing by then.
         Before 4.19 what was sent again is a hole. Raises Absent.
 
-        owners: set of inodes -> {inode: owner} of those that have one. It is asked about a socket
-        as it appears, at the next reading again, for who accepts and forks hands it on, and then
-        with all others at every ASK_AGAIN-th; where no owner is found, twice more.
+        owners: set of inodes -> {inode: owner} of those that have one, and of those that it still
+        looks for {inode: None}. It is asked about a socket as it appears, at the next reading
+        again, for who accepts and forks hands it on, and then at every ASK_AGAIN-th; where no owner
+        is found, twice more, and as long as it looks.
         """
         turn, grown, present = self.turn + 1, [], []
         if turn == 1:
@@ -4022,9 +4023,9 @@ class Flows:
 
     def ask(self, owners):
         """Asks for the owners of new sockets, and now and then of all."""
-        asked = self.young
-        if self.turn % ASK_AGAIN == 0:
-            asked = [flow for flow in self.flows.values() if flow.seen == self.turn]
+        asked, turn = self.young, self.turn
+        asked += [flow for cookie, flow in self.flows.items() if not (turn - cookie) % ASK_AGAIN
+                  and flow.seen == turn and flow.asked > 1]
         inodes = set([flow.inode for flow in asked if flow.inode])
         found = owners(inodes) if inodes else {}
         self.young = []
@@ -4033,7 +4034,8 @@ class Flows:
             flow.asked += 1
             if owner is not None:
                 flow.owner = owner
-            if flow.inode and flow.asked < (4 if owner is None else 2):
+            most = 2 if owner is not None else ASK_AGAIN if flow.inode in found else 4
+            if flow.inode and flow.asked < most:
                 self.young.append(flow)
 
     def listener(self, entry):
@@ -4331,7 +4333,7 @@ class Process:
     used again. line: its schedstat. work: as in NO_WORK, None for what is not known; kin: the first
     four of them of children that it waited for. stack: where its stack begins, which says whether
     it executed another program. debt: disk bytes that are still to be taken off. sockets: the
-    inodes of those it had; at, partly: how far the search for them has come, and what it found.
+    {inode: descriptor} of those it had; at, partly: how far the search for them has come, and what it found.
     tasks: {thread: (start time, user, system)}, for the module threads.
     born: whether it has begun since the last reading but one."""
     __slots__ = ('pid', 'start', 'key', 'folder', 'parent', 'comm', 'stack', 'state', 'kernel',
@@ -4344,7 +4346,7 @@ class Process:
         self.named, self.group, self.debt, self.denied = 0, None, None, False
         self.size = self.line = None
         self.work, self.kin, self.gauges = NO_WORK, NO_WORK[:4], NO_GAUGES
-        self.sockets, self.at, self.partly, self.tasks, self.born = set(), 0, set(), {}, True
+        self.sockets, self.at, self.partly, self.tasks, self.born = {}, 0, {}, {}, True
 
 
 class Group:
@@ -4771,9 +4773,7 @@ class Census:
             del self.known[process.pid]
             for queue in (self.new, self.likely, self.due, self.early):
                 queue.pop(process.pid, None)
-            for inode in process.sockets | process.partly:
-                if self.sockets.get(inode) == process.key:
-                    del self.sockets[inode]
+            self.disown(process, list(process.sockets) + list(process.partly))
             if process.group is None:
                 continue
             self.ended[process.key] = process.group.key
@@ -4984,37 +4984,72 @@ class Census:
             group.sent = group.traffic
 
     def owners(self, tree, wanted):
-        """{inode: key of a process} of those of the wanted sockets for which one is found. Of
-        processes that share a socket, the one that was found first owns it.
+        """{inode: key of a process} of those of the wanted sockets for which one is found, and
+        {inode: None} of those that are still looked for. Of processes that share a socket, the one
+        that was found first owns it, for as long as it has it.
 
         New processes are looked through first, then those that have run since, the owners of
         sockets before the others; what the bound leaves over is for the next tick. What nobody has
         who can be seen is given up after a few searches.
         """
+        self.check(tree, [i for i in wanted if i in self.sockets])
         lacking = set(i for i in wanted if i not in self.sockets
                       and self.missed.get(i, 0) < TRIES)
-        for queue in (self.new, self.likely, self.due):
-            while lacking and queue and self.links > 0:
+        # Owners of thousands of sockets must not keep the others waiting for ever.
+        for queue, left in ((self.new, 0), (self.likely, LINKS_A_TICK // 4), (self.due, 0),
+                            (self.likely, 0)):
+            while lacking and queue and self.links > left:
                 process = next(iter(queue.values()))
-                if self.search_sockets(tree, process, lacking):
+                if self.search_sockets(tree, process, lacking, left):
                     for one in (self.new, self.likely, self.due):
                         one.pop(process.pid, None)
-        if lacking and not (self.new or self.likely or self.due):
+        pending = lacking if self.new or self.likely or self.due else ()
+        if lacking and not pending:
             if len(self.missed) > MOST_KNOWN:
                 self.missed.clear()
             for inode in lacking:
                 self.missed[inode] = self.missed.get(inode, 0) + 1
-        return {i: self.sockets[i] for i in wanted if i in self.sockets}
+        return {i: self.sockets[i].key if i in self.sockets else None for i in wanted
+                if i in self.sockets or i in pending}
 
-    def search_sockets(self, tree, process, lacking):
+    def check(self, tree, inodes):
+        """Takes sockets from processes that do not have them any more, as far as half the bound
+        goes, and gives them to others that had them too, such as a child."""
+        void = set()
+        for inode in inodes:
+            if self.links <= LINKS_A_TICK // 2:
+                break
+            if not self.has(tree, self.sockets[inode], inode):
+                del self.sockets[inode]
+                void.add(inode)
+        for process in self.known.values() if void else ():
+            for inode in void.intersection(process.sockets):
+                if inode not in self.sockets and self.has(tree, process, inode):
+                    self.sockets[inode] = process
+
+    def has(self, tree, process, inode):
+        """Whether a process has a socket where it had it."""
+        number = process.partly.get(inode, process.sockets.get(inode))
+        self.links -= 1
+        try:
+            return tree.link('%sfd/%d' % (process.folder, number)) == b'socket:[%d]' % inode
+        except OSError:
+            return False
+
+    def disown(self, process, inodes):
+        for inode in inodes:
+            if self.sockets.get(inode) is process:
+                del self.sockets[inode]
+
+    def search_sockets(self, tree, process, lacking, left):
         """Looks for sockets among the descriptors of a process, from where it was left, as long as
-        any is lacking; True when it is through."""
+        any is lacking, and until so many links are left; True when it is through."""
         try:
             numbers = [n for n in tree.numbers(process.folder + 'fd') if n >= process.at]
         except OSError:                         # it ended, or is none of our business
             return True
         for n in numbers:
-            if not lacking or self.links <= 0:
+            if not lacking or self.links <= left:
                 process.at = n
                 return False
             self.links -= 1
@@ -5024,13 +5059,11 @@ class Census:
                 continue
             if target.startswith(b'socket:[') and target[8:-1].isdigit():
                 inode = int(target[8:-1])
-                process.partly.add(inode)
-                self.sockets.setdefault(inode, process.key)
+                process.partly[inode] = n
+                self.sockets.setdefault(inode, process)
                 lacking.discard(inode)
-        for inode in process.sockets - process.partly:
-            if self.sockets.get(inode) == process.key:
-                del self.sockets[inode]
-        process.sockets, process.partly, process.at = process.partly, set(), 0
+        self.disown(process, set(process.sockets).difference(process.partly))
+        process.sockets, process.partly, process.at = process.partly, {}, 0
         return True
 
 

@@ -614,7 +614,9 @@ class FakeFlows:
         self.answers, self.wanted, self.found = list(answers), set(), []
 
     def read(self, tree, owners):
-        self.found.append(owners(self.wanted))
+        found = owners(self.wanted)
+        self.found.append({inode: owner for inode, owner in found.items() if owner})
+        self.pending = set(found) - set(self.found[-1])
         return self.answers.pop(0) if self.answers else {}
 
     def news(self):
@@ -695,9 +697,53 @@ def test_a_search_for_sockets_is_bounded_and_goes_on_in_the_next_tick(procs):
     host.one(11, fds=['socket:[%d]' % n for n in range(2000, 2300)])
     flows.wanted = {999, 1000, 1400, 2200}
     host.tick()
-    assert set(flows.found[-1]) == {999}
+    assert set(flows.found[-1]) == {999} and flows.pending == {1000, 1400, 2200}
+    for tick in range(3):
+        host.tick()
+    assert set(flows.found[-1]) == {999, 1000, 1400, 2200} and flows.pending == set()
+
+
+def test_one_that_always_has_new_sockets_among_thousands_does_not_keep_the_others_waiting(procs):
+    flows = FakeFlows()
+    host = procs(memory={'flows': flows})
+    host.one(10, fds=['socket:[%d]' % n for n in range(5000)])
+    host.one(11)
+    for tick in range(12):
+        flows.wanted = {4999, 8000 + tick}
+        host.tick()
+    host.one(11, fds=['socket:[70000]'])
+    for tick in range(12, 15):
+        flows.wanted = {70000, 8000 + tick}
+        host.tick()
+    assert flows.found[-1] == {70000: (11, 500)}
+
+
+@pytest.mark.parametrize('inherited', [True, False])
+def test_a_socket_that_is_handed_on_is_of_who_has_it_now(procs, inherited):
+    """By accept and fork: the child has it from its birth. By a message over a unix socket: later."""
+    flows = FakeFlows()
+    host = procs(memory={'flows': flows})
+    host.one(10, 'accepts', fds=['/a', 'socket:[55]'])
+    host.one(11, 'serves', fds=['/b'] + ['socket:[55]'] * inherited)
+    flows.wanted = {55}
+    for tick in range(2):
+        host.tick()
+        assert flows.found[-1] == {55: (10, 500)}
+    os.remove(str(host.tree.folder / 'proc/10/fd/1'))
+    host.one(11, 'serves', fds=['/b', 'socket:[55]'])
     host.tick()
-    assert set(flows.found[-1]) == {999, 1000, 1400, 2200}
+    assert flows.found[-1] == {55: (11, 500)}
+
+
+def test_a_socket_that_has_another_number_now_is_still_of_its_process(procs):
+    flows = FakeFlows()
+    host = procs(memory={'flows': flows})
+    host.one(10, fds=['/a', 'socket:[55]'])
+    flows.wanted = {55}
+    host.tick()
+    host.one(10, fds=['socket:[55]', '/a'])
+    host.tick()
+    assert flows.found[-1] == {55: (10, 500)}
 
 
 def test_a_socket_that_nobody_has_is_given_up(procs):
