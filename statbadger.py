@@ -4413,7 +4413,8 @@ def status_number(data, key):
 
 def disk_bytes(tree, process):
     """(read, written) of proc/PID/io, which others than its owner may read with CAP_SYS_PTRACE
-    only; both None when that is so, or the kernel has none. Children it waited for are included.
+    and CAP_DAC_READ_SEARCH only; both None when that is so, or the kernel has none. Children it
+    waited for are included.
 
     `rchar: 1 wchar: 2 syscr: 3 syscw: 4 read_bytes: 5 write_bytes: 6 cancelled_write_bytes: 7`, a
     line each.
@@ -4520,7 +4521,8 @@ class Census:
         self.known, self.early, self.waiting, self.gone = {}, {}, [], []
         self.reapers, self.ended, self.round, self.newest = {}, {}, 0, 0
         self.when, self.clock, self.cores, self.scheduled = 0.0, None, 1, True
-        self.elapsed, self.thorough, self.hidden, self.has_io = 0.0, False, 0, False
+        self.elapsed, self.thorough, self.has_io = 0.0, False, False
+        self.hidden, self.veiled = 0, False
         self.top = options.top or (0 if options.groups else 10)
         self.groups, self.ranked, self.chosen, self.dirty = {}, {}, [], set()
         self.everyone = Group('', ())             # the gauges of all that are ranked
@@ -4572,6 +4574,8 @@ class Census:
         # A recording holds all there is, and is read so, for its reader has other turns.
         self.thorough = tree.frozen or bool(tree.record_to)
         self.hidden, self.reapers, self.gone = 0, {}, []
+        # hidepid=2 shows no sign of what it hides, but each PID namespace has a first process.
+        self.veiled = 1 not in pids and (tree.hold or tree.borrowed())
 
     def visit(self, tree, pid):
         """Reads a process, unless it has done nothing and it is not its turn."""
@@ -5111,8 +5115,11 @@ def processes(tree, options, memory):
         memory['said'] = True
         if unread or census.hidden:
             yield Say('of %d of %d processes, disk bytes and the owners of sockets cannot be read: '
-                      'CAP_SYS_PTRACE would allow it' % (
+                      'CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH would allow it' % (
                           len(unread) + census.hidden, len(census.known) + census.hidden))
+        if census.veiled:
+            yield Say('the processes of others cannot be seen, for proc is mounted with hidepid: '
+                      'CAP_SYS_PTRACE would show them')
 
 
 @module('processes', '', [], GROUP_TRAFFIC, PID_TRAFFIC)

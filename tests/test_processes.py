@@ -581,7 +581,22 @@ def test_what_may_not_be_read_is_absent_or_the_sum_of_the_others_and_said_once(h
     assert 'disk_write_bytes' not in of(found, 'a') and of(found, 'a')['cpu'] == 0
     assert of(found, 'b')['disk_write_bytes'] == 50 and 'proc.count.hidden' not in found
     assert [words for words in procs.said if 'netlink' not in words] == [
-        'processes: of 3 of 4 processes, disk bytes and the owners of sockets cannot be read: CAP_SYS_PTRACE would allow it']
+        'processes: of 3 of 4 processes, disk bytes and the owners of sockets cannot be read: CAP_SYS_PTRACE and '
+        'CAP_DAC_READ_SEARCH would allow it']
+
+
+def test_a_kernel_without_a_first_process_hides_some_and_that_is_said(procs):
+    host = procs(network=False)
+    host.one(10)
+    (host.tree.folder / 'proc/self/ns').mkdir(parents=True)
+    (host.tree.folder / 'proc/self/ns/pid').symlink_to('/proc/self/exe')      # a running one: `self` is there
+    host.tick()
+    host.tick()
+    assert len(host.said) == 1 and 'hidepid' in host.said[0] and 'CAP_SYS_PTRACE' in host.said[0]
+    host = procs(network=False)
+    host.one(1, 'init')
+    host.tick()
+    assert host.said == []
 
 
 def test_a_host_that_has_no_descriptor_left_is_trouble_and_no_end_of_processes(host):
