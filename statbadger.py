@@ -3887,6 +3887,7 @@ class Flows:
         if turn == 1:
             self.began = tree.monotonic()
             tree.listen()                       # before the dump: an end must not fall in between
+        tree.when = tree.monotonic()            # the processes were read before it, which took time
         self.read_dump(tree, turn, grown, present)
         self.turn = turn
         self.read_ends(tree, grown)

@@ -323,6 +323,12 @@ def test_a_dump_comes_in_pieces(kernel):
     assert kernel.flows.read(kernel.tree, kernel.owners)['a'] == (0, 18, 0, 3)
 
 
+def test_bytes_are_of_the_time_between_two_dumps(kernel):
+    """All processes are read first, and the first time that takes longest."""
+    kernel.read()
+    assert kernel.tree.when == kernel.tree.clock[0] == 1.0
+
+
 def test_torn_messages_and_garbage_end_a_piece_and_nothing_else(kernel):
     kernel.held = {11: 'a'}
     data = b''.join(message(i, inode=11, sent=1, before=attribute(8, b'\0') * (i % 3)) for i in range(1, 7)) + overrun(1)
