@@ -861,10 +861,16 @@ def mapping(value):
     return {str(k): str(v) for k, v in value.items()}
 
 
+OWN_GROUPS = 'other', 'kernel', 'unknown'        # of processes, and of bytes of nobody's
+
+
 def expressions(value):
     """{text: regular expression}"""
     value = mapping(value)
     for name, expression in value.items():
+        if name in OWN_GROUPS:
+            raise ValueError('another name than %s, which is what is in no group'
+                             % json_text(name))
         import re                               # 1 MB: only for those who want it
         try:
             re.compile(expression)
@@ -4334,8 +4340,8 @@ class Process:
     used again. line: its schedstat. work: as in NO_WORK, None for what is not known; kin: the first
     four of them of children that it waited for. stack: where its stack begins, which says whether
     it executed another program. debt: disk bytes that are still to be taken off. sockets: the
-    {inode: descriptor} of those it had; at, partly: how far the search for them has come, and what it found.
-    tasks: {thread: (start time, user, system)}, for the module threads.
+    {inode: descriptor} of those it had; at, partly: how far the search for them has come, and what
+    it found. tasks: {thread: (start time, user, system)}, for the module threads.
     born: whether it has begun since the last reading but one."""
     __slots__ = ('pid', 'start', 'key', 'folder', 'parent', 'comm', 'stack', 'state', 'kernel',
                  'line', 'named', 'group', 'work', 'kin', 'gauges', 'debt', 'denied', 'sockets',
@@ -4733,9 +4739,10 @@ class Census:
             for name, search in self.search:
                 if search(text):
                     return self.group(name, process.pid)
-        if not self.top:
+        name = process_name(process.comm, command)
+        if not self.top or name in OWN_GROUPS or name in self.options.groups:
             return self.group('other', None)
-        return self.group(process_name(process.comm, command), process.pid, True)
+        return self.group(name, process.pid, True)
 
     def group(self, name, pid, ranked=False):
         """The group of that name, or of that process when each has its own."""

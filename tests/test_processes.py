@@ -392,6 +392,23 @@ def test_a_process_belongs_to_the_first_group_that_matches_its_command_line(proc
         ('proc.count.all nginx', 2), ('proc.count.java', 2), ('proc.count.other', 1), ('proc.count.web', 1)]
 
 
+def test_a_name_that_is_a_groups_too_is_not_in_that_group(procs):
+    """A group is what its expression matches, and all that is nobody's is `unknown`."""
+    flows = FakeFlows({}, {(12, 500): (5, 0, 0, 1), None: (70, 0, 0, 1)})
+    host = procs(memory={'flows': flows}, groups={'java': 'shop.jar'}, top=9, kernel_threads=True)
+    host.one(1, 'init')
+    host.one(2, 'kthreadd', flags=0x208040)
+    host.one(10, 'java', command='java\0-jar\0shop.jar')
+    host.one(11, 'java', command='java\0-jar\0other.jar')
+    for pid, name in ((12, 'unknown'), (13, 'kernel'), (14, 'other')):
+        host.one(pid, name)
+    host.tick()
+    found = host.tick()
+    assert {n[11:]: v for n, v in found.items() if n.startswith('proc.count.')} == {
+        'java': 1, 'init': 1, 'other': 4, 'kernel': 1}
+    assert (found['proc.net_rx_bytes.unknown'], found['proc.net_rx_bytes.other']) == (70, 5)
+
+
 def test_a_group_without_processes_counts_none(procs):
     host = procs(groups={'web': 'nginx'})
     host.one(10)
@@ -527,7 +544,7 @@ def test_a_group_and_a_program_that_are_called_as_ours(procs):
     host.one(10, 'other')
     host.one(11, 'kernel', user=5000)
     found = host.tick()
-    assert of(found, 'other')['count'] == 1
+    assert of(found, 'other')['count'] == 2 and of(found, 'kernel')['count'] == 0
 
 
 # -- what need not be read, what may not be read -----------------------------------------------
@@ -837,6 +854,13 @@ def test_a_bad_expression_is_a_mistake_that_names_it(run, expression):
     done = run('-f', '-', '--check', stdin=json.dumps({'modules': {'processes': {'groups': {'a': 'fine', 'web': expression}}}}).encode())
     assert done.code == 2 and 'modules.processes.groups: found' in done.err
     assert 'need a regular expression for "web"' in done.err
+
+
+@pytest.mark.parametrize('name', ['other', 'kernel', 'unknown'])
+def test_a_group_cannot_be_called_as_one_of_our_own(run, name):
+    done = run('-f', '-', '--check', stdin=json.dumps({'modules': {'processes': {'groups': {'a': 'fine', name: 'x'}}}}).encode())
+    assert done.code == 2 and 'modules.processes.groups: found' in done.err
+    assert 'need another name than "%s"' % name in done.err
 
 
 def test_groups_on_the_command_line(run):
