@@ -7039,6 +7039,11 @@ class Parts:
 
     def read(self, now, narrow=False, iteration=0):
         """[(series, values)] of the parts that could be read. now: monotonic seconds."""
+        return self.rated([], self.gather(now, narrow))
+
+    def gather(self, now, narrow=False, iteration=0):
+        """[(Rates of a part, its rows, when, narrow)] of the parts that could be read, for
+        rated()."""
         out, tree, self.could_read = [], self.tree, False
         if self.alone:
             tree.begin()
@@ -7063,12 +7068,33 @@ class Parts:
             if failures and self.patient:
                 self.said('info', '%s: %s can be read again' % (self.name, part.__name__))
                 state[2:5] = 0, 0.0, not self.patient
-            if found or rates.keys:
-                out.append(rates.feed(found, tree.when, narrow))
-                self.large |= rates.large
-            else:
-                rates.when = tree.when          # what comes next may say that it began since
+            out.append((rates, found, tree.when, narrow))
         return out
+
+    def rated(self, late, fresh):
+        """[(series, values)] of what was gathered. What came too late for its tick, and what is
+        fresh, are one when both are there: the rates are of all the time since the last that were
+        shown. Of two with one name one would be lost."""
+        out, newer = {}, set(rates for rates, found, when, narrow in fresh)
+        began = {}                              # what rows that were new stood at
+        for rates, found, when, narrow in late:
+            if rates in newer and rates.when is not None:
+                began.update(((rates, row[0], row[1]), row[3]) for row in found if len(row) > 3)
+            else:
+                self.feed(out, rates, found, when, narrow)
+        for rates, found, when, narrow in fresh:
+            if began:
+                found = [row + (began[rates, row[0], row[1]],) if len(row) == 3
+                         and (rates, row[0], row[1]) in began else row for row in found]
+            self.feed(out, rates, found, when, narrow)
+        return list(out.values())
+
+    def feed(self, out, rates, found, when, narrow):
+        if found or rates.keys:
+            out[rates] = rates.feed(found, when, narrow)
+            self.large |= rates.large
+        else:
+            rates.when = when                   # what comes next may say that it began since
 
     def without_words(self, found):
         """The rows of what a part yielded; what it has to say is said."""
@@ -14425,6 +14451,10 @@ class UserModule:
             family, rest = '', name
         return Series(family, rest, unit, GAUGE if is_int else REAL, (), ())
 
+    def rated(self, late, fresh):
+        """What is late, less what the fresh answer says anew, and that."""
+        return without(late, fresh) + fresh
+
     def close(self):
         pass                                    # a user's module has no end that it is told of
 
@@ -14461,7 +14491,9 @@ class Worker:
                 break
             began = time.monotonic()
             try:
-                answer = self.source.read(*self.work)
+                # of Parts, what rated() makes rates of when it is known whether it came in time
+                read = getattr(self.source, 'gather', None) or self.source.read
+                answer = read(*self.work)
             except Exception as error:          # ours: the thread must live
                 self.source.said('error', trouble(error))
                 answer = []
@@ -14731,10 +14763,10 @@ class Agent:
         one that was not asked, since it is not due."""
         fresh = []
         if late is None:
-            return running.worker.take()
+            return running.source.rated(running.worker.take(), [])
         if running.awaited:
             fresh = running.worker.collect(began + self.patience() - self.tree.monotonic())
-        return without(late, fresh) + fresh
+        return running.source.rated(late, fresh)
 
     def tick(self, point):
         """Reads what is due and hands the frame to the spool; False when nothing was due."""
