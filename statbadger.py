@@ -4832,7 +4832,10 @@ class Census:
                 known = child.work[6] is not None
                 reaper.disk = list(map(sub, reaper.disk, child.work[6:])) if known else [0, 0]
                 return True
-            above = self.known.get(pid) or gone.get(pid)
+            above = self.known.get(pid)
+            if above and above.state != b'Z' and above.start <= child.start:
+                return False                    # it lives: no other than it can wait for the child
+            above = above or gone.get(pid)
             if above is None or above.parent == pid:
                 return False
             pid = above.parent

@@ -234,6 +234,37 @@ def test_an_orphan_counts_once_though_another_waits_for_it(procs):
     assert (found['cpu_user'], found['disk_write_bytes']) == (0, 0)
 
 
+def test_a_child_of_a_parent_that_lives_is_not_taken_off_its_grandparent(procs):
+    """Which has waited for another at that moment, as long a life, that no tick has seen."""
+    host = procs(top=9)
+    host.one(5, 'make')
+    host.one(10, 'sh', parent=5)
+    host.one(20, 'cc1', parent=10, user=20, minor=400, written=5000)
+    host.tick()
+    host.gone(20)                               # after its parent was read
+    host.one(5, 'make', kin=(30, 0, 900, 0), written=7000)
+    found = host.tick()
+    assert (of(found, 'make')['cpu_user'], of(found, 'make')['disk_write_bytes']) == (30, 7000)
+    host.one(10, 'sh', parent=5, kin=(20, 0, 400, 0), written=5000)
+    found = host.tick()
+    assert (of(found, 'sh')['cpu_user'], of(found, 'sh')['disk_write_bytes']) == (0, 0)
+    assert of(found, 'make')['cpu_user'] == 0
+
+
+@pytest.mark.parametrize('state, start', [('Z', 500), ('S', 600)])
+def test_an_orphan_whose_parent_is_a_zombie_or_has_its_pid_used_again_counts_once(procs, state, start):
+    host = procs(top=9)
+    host.one(1, 'init', parent=0)
+    host.one(10, 'sh')
+    host.one(20, 'daemon', parent=10, start=550, user=500, minor=400, written=1 << 30)
+    host.tick()
+    host.gone(20)
+    host.one(10, 'sh', state=state, start=start)
+    host.one(1, 'init', parent=0, kin=(500, 0, 420, 0), written=1 << 30)
+    found = of(host.tick(), 'init')
+    assert (found['cpu_user'], found['disk_write_bytes']) == (0, 0)
+
+
 def test_a_child_that_nobody_waited_for_takes_nothing_from_its_parent(procs):
     host = procs()
     host.one(10, 'server', written=100)
