@@ -14520,6 +14520,7 @@ class Agent:
         self.identity, self.identity_at = None, 0.0
         self.iteration, self.narrow, self.schedule = 0, None, None
         self.unrecorded = self.unheld = None
+        self.last = False                       # whether this is the last of so many ticks
         self.make_modules(self.settings, self.modules)
         self.make_senders(self.settings, self.senders, [])
 
@@ -14671,8 +14672,9 @@ class Agent:
         return sys.maxsize > WRAP and not self.tree.foreign
 
     def patience(self):
-        """Seconds that modules may hold a tick: a tenth of the shortest interval."""
-        return min(r.interval for r in self.modules) / 10000.0
+        """Seconds that modules may hold a tick: a tenth of the shortest interval; the last tick all
+        of it, for there is no next one to take what comes late."""
+        return min(r.interval for r in self.modules) / (1000.0 if self.last else 10000.0)
 
     def answers(self, running, late, began):
         """What a module in a thread of its own says now, and what it said too late for the tick
@@ -14793,6 +14795,7 @@ class Agent:
                 continue
             self.schedule.begin(point)
             self.record_into(record, started)
+            self.last = ticks == 1
             if self.held(point) and ticks is not None:
                 ticks -= 1
                 if not ticks:
