@@ -4328,12 +4328,13 @@ NO_TRAFFIC = (0, 0, 0)
 
 class Process:
     """What was known of a process when it was last read. key: (pid, start time), since pids are
-    used again. line: its schedstat. work: as in NO_WORK, None for what is not known; kin: the first
-    four of them of children that it waited for. stack: where its stack begins, which says whether
-    it executed another program. debt: disk bytes that are still to be taken off. sockets: the
-    inodes of those it had; at, partly: how far the search for them has come, and what it found.
-    tasks: {thread: (start time, user, system)}, for the module threads.
-    born: whether it has begun since the last reading but one."""
+    used again. line: its schedstat, None while that is not asked. named: whether its command line
+    was read, once or twice. work: as in NO_WORK, None for what is not known; kin: the first four of
+    them of children that it waited for. stack: where its stack begins, which says whether it
+    executed another program. size: its memory by stat. debt: disk bytes that are still to be taken
+    off. sockets: the inodes of those it had; at, partly: how far the search for them has come, and
+    what it found. tasks: {thread: (start time, user, system)}, for the module threads; born:
+    whether it began after the reading before it was first seen."""
     __slots__ = ('pid', 'start', 'key', 'folder', 'parent', 'comm', 'stack', 'state', 'kernel',
                  'line', 'named', 'group', 'work', 'kin', 'gauges', 'debt', 'denied', 'sockets',
                  'at', 'partly', 'tasks', 'born', 'size')
@@ -4350,9 +4351,8 @@ class Process:
 class Group:
     """Processes that are added up. key: in Census.groups; labels: of its rows. work, traffic: all
     that they did since we look, also those that ended; worked, sent: that, when the last rows were
-    made. ranked: whether
-    it is shown only while it is among the busiest. score: processor time that it used of late;
-    empty: since when it has no process."""
+    made. ranked: whether it is shown only while it is among the busiest. score: processor time that
+    it used of late; empty: since when it has no process."""
     __slots__ = ('key', 'labels', 'ranked', 'gauges', 'work', 'worked', 'traffic', 'sent',
                  'connections', 'members', 'oldest', 'score', 'empty')
 
@@ -4381,7 +4381,7 @@ class Reaper:
 
 
 def process_stat(data):
-    """(name, state, [the 25 numbers from the parent's pid on, see stat_part]) of proc/PID/stat;
+    """(name, state, [the 25 numbers from the parent's pid on]) of proc/PID/stat;
     ValueError when it is none.
 
     `42 (a) b) S 1 42 42 0 -1 4194560 ...`: the name may hold blanks, parentheses and line ends, and
@@ -4621,14 +4621,17 @@ class Census:
         comm, state, numbers = stat or process_stat(tree.glance(process.folder + 'stat'))
         if numbers[18] != process.start:
             self.lose([process])
-            return self.welcome(tree, process.pid)
+            self.welcome(tree, process.pid)
+            return
         if process.pid not in self.known:
-            self.known[process.pid] = self.new[process.pid] = process
+            self.known[process.pid] = process
+            if not process.kernel:
+                self.new[process.pid] = process
         process.state, process.parent = state, numbers[0]
         if process.parent > process.pid:
             self.early[process.pid] = process
         if process.kernel and not self.kernel:
-            return None
+            return
         if comm != process.comm or numbers[24] != process.stack or process.named < 2:
             self.name(tree, process, comm, numbers[24])
         switches, gauges = self.measure(tree, process, numbers, quiet, disk)
@@ -5070,10 +5073,10 @@ def processes(tree, options, memory):
     census.sweep(tree)
     census.choose()
     yield from census.rows()
-    if 'said' not in memory:
+    if 'said' not in memory and census.round % 60 == 1:
         unread = [p for p in census.known.values() if p.denied]
-        memory['said'] = True
         if unread or census.hidden:
+            memory['said'] = True
             yield Say('of %d of %d processes, disk bytes and the owners of sockets cannot be read: '
                       'CAP_SYS_PTRACE would allow it' % (
                           len(unread) + census.hidden, len(census.known) + census.hidden))
