@@ -4399,13 +4399,6 @@ stat_work = itemgetter(10, 11, 6, 8)            # user, system, minor, major fau
 stat_kin = itemgetter(12, 13, 7, 9)             # the same of children that were waited for
 
 
-def status_number(data, key):
-    """The int in a line of proc/PID/status such as b'\\nVmSwap:'; None without it."""
-    start = data.find(key)
-    word = data[start + len(key):start + len(key) + 24].split(None, 1) if start >= 0 else ()
-    return int(word[0]) if word and word[0].isdigit() else None
-
-
 def disk_bytes(tree, process):
     """(read, written) of proc/PID/io, which others than its owner may read with CAP_SYS_PTRACE
     only; both None when that is so, or the kernel has none. Children it waited for are included.
@@ -4425,20 +4418,27 @@ def disk_bytes(tree, process):
 
 def process_status(tree, process):
     """(bytes resident, of address space, swapped out, (voluntary, involuntary context switches)) of
-    proc/PID/status, None for what it does not say. `VmSwap:\t       0 kB`,
-    `nonvoluntary_ctxt_switches:\t17`, a line each; a zombie and a thread of the kernel have no
-    memory, and no lines about it."""
+    proc/PID/status, None for what it does not say. `VmSwap:\t       0 kB`, and at its end
+    `voluntary_ctxt_switches:\t150` and `nonvoluntary_ctxt_switches:\t17`; a zombie and a thread of
+    the kernel have no memory, and no lines about it."""
     try:
         data = tree.glance(process.folder + 'status', 8192)
     except OSError:
         return None, None, None, (None, None)
-    rss, vsize, swap = [status_number(data, key) for key in (b'\nVmRSS:', b'\nVmSize:',
-                                                             b'\nVmSwap:')]
-    if vsize is None:
-        rss = vsize = swap = 0
-    return rss and rss << 10, vsize << 10, swap and swap << 10, (
-        status_number(data, b'\nvoluntary_ctxt_switches:'),
-        status_number(data, b'\nnonvoluntary_ctxt_switches:'))
+    rss, vsize, swap = 0, 0, 0
+    if b'\nVmSize:' in data:
+        rss, vsize, swap = [status_bytes(data, data.find(key)) for key in (
+            b'\nVmRSS:', b'\nVmSize:', b'\nVmSwap:')]
+    words = data[data.rfind(b'\nvoluntary_ctxt_switches:'):].split(None, 4)
+    if words[2:3] == [b'nonvoluntary_ctxt_switches:'] and (words[1] + words[3]).isdigit():
+        return rss, vsize, swap, (int(words[1]), int(words[3]))
+    return rss, vsize, swap, (None, None)
+
+
+def status_bytes(data, at):
+    """The bytes of the line that begins at that place, in kB; None when there is none."""
+    words = data[at:at + 40].split(None, 2) if at >= 0 else ()
+    return int(words[1]) << 10 if words[1:] and words[1].isdigit() else None
 
 
 def descriptors(tree, process):
@@ -4668,7 +4668,8 @@ class Census:
     def book(self, process, numbers, more):
         """Adds what a process did to its group; where it has waited for children, settle does."""
         work, kin = stat_work(numbers) + more, stat_kin(numbers)
-        growth, children = grown(work, process.work), grown(kin, process.kin)
+        growth = grown(work, process.work)
+        children = grown(kin, process.kin) if kin != process.kin else NO_WORK
         process.work, process.kin = work, kin
         if process.debt:
             growth[6:] = [max(0, g - d) for g, d in zip(growth[6:], process.debt)]
