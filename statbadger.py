@@ -861,10 +861,16 @@ def mapping(value):
     return {str(k): str(v) for k, v in value.items()}
 
 
+OWN_GROUPS = 'other', 'kernel', 'unknown'        # of processes, and of bytes of nobody's
+
+
 def expressions(value):
     """{text: regular expression}"""
     value = mapping(value)
     for name, expression in value.items():
+        if name in OWN_GROUPS:
+            raise ValueError('another name than %s, which is what is in no group'
+                             % json_text(name))
         import re                               # 1 MB: only for those who want it
         try:
             re.compile(expression)
@@ -3834,7 +3840,7 @@ def vmstat_kind(name):
 
 MOST_FLOWS = 1000000            # sockets that are remembered
 MOST_GONE = 65536               # of them, those that no dump shows and whose end was not heard of
-ASK_AGAIN = 60                  # readings, after which the owner of every socket is asked anew
+ASK_AGAIN = 60                  # readings, after which the owner of a socket is asked anew
 ESTABLISHED, CLOSE_WAIT, LISTEN = 1, 8, 10
 HALF_CLOSED = 4, 5              # FIN_WAIT1, FIN_WAIT2: we said that we have no more to say
 PEER_ENDED = 8, 9, 11           # CLOSE_WAIT, LAST_ACK, CLOSING: the FIN of the peer has come
@@ -3878,14 +3884,16 @@ class Flows:
         always among them. Sockets that are there at the first reading have moved nothing by then.
         Before 4.19 what was sent again is a hole. Raises Absent.
 
-        owners: set of inodes -> {inode: owner} of those that have one. It is asked about a socket
-        as it appears, at the next reading again, for who accepts and forks hands it on, and then
-        with all others at every ASK_AGAIN-th; where no owner is found, twice more.
+        owners: set of inodes -> {inode: owner} of those that have one, and of those that it still
+        looks for {inode: None}. It is asked about a socket as it appears, at the next reading
+        again, for who accepts and forks hands it on, and then at every ASK_AGAIN-th; where no owner
+        is found, twice more, and as long as it looks.
         """
         turn, grown, present = self.turn + 1, [], []
         if turn == 1:
             self.began = tree.monotonic()
             tree.listen()                       # before the dump: an end must not fall in between
+        tree.when = tree.monotonic()            # the processes were read before it, which took time
         self.read_dump(tree, turn, grown, present)
         self.turn = turn
         self.read_ends(tree, grown)
@@ -4022,9 +4030,9 @@ class Flows:
 
     def ask(self, owners):
         """Asks for the owners of new sockets, and now and then of all."""
-        asked = self.young
-        if self.turn % ASK_AGAIN == 0:
-            asked = [flow for flow in self.flows.values() if flow.seen == self.turn]
+        asked, turn = self.young, self.turn
+        asked += [flow for cookie, flow in self.flows.items() if not (turn - cookie) % ASK_AGAIN
+                  and flow.seen == turn and flow.asked > 1]
         inodes = set([flow.inode for flow in asked if flow.inode])
         found = owners(inodes) if inodes else {}
         self.young = []
@@ -4033,7 +4041,8 @@ class Flows:
             flow.asked += 1
             if owner is not None:
                 flow.owner = owner
-            if flow.inode and flow.asked < (4 if owner is None else 2):
+            most = 2 if owner is not None else ASK_AGAIN if flow.inode in found else 4
+            if flow.inode and flow.asked < most:
                 self.young.append(flow)
 
     def listener(self, entry):
@@ -4332,9 +4341,9 @@ class Process:
     was read, once or twice. work: as in NO_WORK, None for what is not known; kin: the first four of
     them of children that it waited for. stack: where its stack begins, which says whether it
     executed another program. size: its memory by stat. debt: disk bytes that are still to be taken
-    off. sockets: the inodes of those it had; at, partly: how far the search for them has come, and
-    what it found. tasks: {thread: (start time, user, system)}, for the module threads; born:
-    whether it began after the reading before it was first seen."""
+    off. sockets: the {inode: descriptor} of those it had; at, partly: how far the search for them
+    has come, and what it found. tasks: {thread: (start time, user, system)}, for the module
+    threads; born: whether it began after the reading before it was first seen."""
     __slots__ = ('pid', 'start', 'key', 'folder', 'parent', 'comm', 'stack', 'state', 'kernel',
                  'line', 'named', 'group', 'work', 'kin', 'gauges', 'debt', 'denied', 'sockets',
                  'at', 'partly', 'tasks', 'born', 'size')
@@ -4345,7 +4354,7 @@ class Process:
         self.named, self.group, self.debt, self.denied = 0, None, None, False
         self.size = self.line = None
         self.work, self.kin, self.gauges = NO_WORK, NO_WORK[:4], NO_GAUGES
-        self.sockets, self.at, self.partly, self.tasks, self.born = set(), 0, set(), {}, True
+        self.sockets, self.at, self.partly, self.tasks, self.born = {}, 0, {}, {}, True
 
 
 class Group:
@@ -4385,12 +4394,15 @@ def process_stat(data):
     ValueError when it is none.
 
     `42 (a) b) S 1 42 42 0 -1 4194560 ...`: the name may hold blanks, parentheses and line ends, and
-    nothing is escaped: it ends at the last parenthesis.
+    nothing is escaped: it ends at the last parenthesis. One that is waited for as it is read has no
+    threads, no parent and zeros for most of what it did: that is the ProcessLookupError it will be.
     """
     end = data.rfind(b')')
     words = data[end + 2:].split(None, 26)
     if end < 0 or len(words) < 26:
         raise ValueError('proc/PID/stat')
+    if words[17] == b'0':
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
     return data[data.find(b'(') + 1:end], words[0], list(map(int, words[1:26]))
 
 
@@ -4401,7 +4413,8 @@ stat_kin = itemgetter(12, 13, 7, 9)             # the same of children that were
 
 def disk_bytes(tree, process):
     """(read, written) of proc/PID/io, which others than its owner may read with CAP_SYS_PTRACE
-    only; both None when that is so, or the kernel has none. Children it waited for are included.
+    and CAP_DAC_READ_SEARCH only; both None when that is so, or the kernel has none. Children it
+    waited for are included.
 
     `rchar: 1 wchar: 2 syscr: 3 syscw: 4 read_bytes: 5 write_bytes: 6 cancelled_write_bytes: 7`, a
     line each.
@@ -4515,7 +4528,8 @@ class Census:
         self.known, self.early, self.waiting, self.gone = {}, {}, [], []
         self.reapers, self.ended, self.round, self.newest = {}, {}, 0, 0
         self.when, self.clock, self.cores, self.scheduled = 0.0, None, 1, True
-        self.elapsed, self.thorough, self.hidden, self.has_io = 0.0, False, 0, False
+        self.elapsed, self.thorough, self.has_io = 0.0, False, False
+        self.hidden, self.veiled = 0, False
         self.top = options.top or (0 if options.groups else 10)
         self.groups, self.ranked, self.chosen, self.dirty = {}, {}, [], set()
         self.everyone = Group('', ())             # the gauges of all that are ranked
@@ -4567,6 +4581,8 @@ class Census:
         # A recording holds all there is, and is read so, for its reader has other turns.
         self.thorough = tree.frozen or bool(tree.record_to)
         self.hidden, self.reapers, self.gone = 0, {}, []
+        # hidepid=2 shows no sign of what it hides, but each PID namespace has a first process.
+        self.veiled = 1 not in pids and (tree.hold or tree.borrowed())
 
     def visit(self, tree, pid):
         """Reads a process, unless it has done nothing and it is not its turn."""
@@ -4727,9 +4743,10 @@ class Census:
             for name, search in self.search:
                 if search(text):
                     return self.group(name, process.pid)
-        if not self.top:
+        name = process_name(process.comm, command)
+        if not self.top or name in OWN_GROUPS or name in self.options.groups:
             return self.group('other', None)
-        return self.group(process_name(process.comm, command), process.pid, True)
+        return self.group(name, process.pid, True)
 
     def group(self, name, pid, ranked=False):
         """The group of that name, or of that process when each has its own."""
@@ -4772,9 +4789,7 @@ class Census:
             del self.known[process.pid]
             for queue in (self.new, self.likely, self.due, self.early):
                 queue.pop(process.pid, None)
-            for inode in process.sockets | process.partly:
-                if self.sockets.get(inode) == process.key:
-                    del self.sockets[inode]
+            self.disown(process, list(process.sockets) + list(process.partly))
             if process.group is None:
                 continue
             self.ended[process.key] = process.group.key
@@ -4985,37 +5000,72 @@ class Census:
             group.sent = group.traffic
 
     def owners(self, tree, wanted):
-        """{inode: key of a process} of those of the wanted sockets for which one is found. Of
-        processes that share a socket, the one that was found first owns it.
+        """{inode: key of a process} of those of the wanted sockets for which one is found, and
+        {inode: None} of those that are still looked for. Of processes that share a socket, the one
+        that was found first owns it, for as long as it has it.
 
         New processes are looked through first, then those that have run since, the owners of
         sockets before the others; what the bound leaves over is for the next tick. What nobody has
         who can be seen is given up after a few searches.
         """
+        self.check(tree, [i for i in wanted if i in self.sockets])
         lacking = set(i for i in wanted if i not in self.sockets
                       and self.missed.get(i, 0) < TRIES)
-        for queue in (self.new, self.likely, self.due):
-            while lacking and queue and self.links > 0:
+        # Owners of thousands of sockets must not keep the others waiting for ever.
+        for queue, left in ((self.new, 0), (self.likely, LINKS_A_TICK // 4), (self.due, 0),
+                            (self.likely, 0)):
+            while lacking and queue and self.links > left:
                 process = next(iter(queue.values()))
-                if self.search_sockets(tree, process, lacking):
+                if self.search_sockets(tree, process, lacking, left):
                     for one in (self.new, self.likely, self.due):
                         one.pop(process.pid, None)
-        if lacking and not (self.new or self.likely or self.due):
+        pending = lacking if self.new or self.likely or self.due else ()
+        if lacking and not pending:
             if len(self.missed) > MOST_KNOWN:
                 self.missed.clear()
             for inode in lacking:
                 self.missed[inode] = self.missed.get(inode, 0) + 1
-        return {i: self.sockets[i] for i in wanted if i in self.sockets}
+        return {i: self.sockets[i].key if i in self.sockets else None for i in wanted
+                if i in self.sockets or i in pending}
 
-    def search_sockets(self, tree, process, lacking):
+    def check(self, tree, inodes):
+        """Takes sockets from processes that do not have them any more, as far as half the bound
+        goes, and gives them to others that had them too, such as a child."""
+        void = set()
+        for inode in inodes:
+            if self.links <= LINKS_A_TICK // 2:
+                break
+            if not self.has(tree, self.sockets[inode], inode):
+                del self.sockets[inode]
+                void.add(inode)
+        for process in self.known.values() if void else ():
+            for inode in void.intersection(process.sockets):
+                if inode not in self.sockets and self.has(tree, process, inode):
+                    self.sockets[inode] = process
+
+    def has(self, tree, process, inode):
+        """Whether a process has a socket where it had it."""
+        number = process.partly.get(inode, process.sockets.get(inode))
+        self.links -= 1
+        try:
+            return tree.link('%sfd/%d' % (process.folder, number)) == b'socket:[%d]' % inode
+        except OSError:
+            return False
+
+    def disown(self, process, inodes):
+        for inode in inodes:
+            if self.sockets.get(inode) is process:
+                del self.sockets[inode]
+
+    def search_sockets(self, tree, process, lacking, left):
         """Looks for sockets among the descriptors of a process, from where it was left, as long as
-        any is lacking; True when it is through."""
+        any is lacking, and until so many links are left; True when it is through."""
         try:
             numbers = [n for n in tree.numbers(process.folder + 'fd') if n >= process.at]
         except OSError:                         # it ended, or is none of our business
             return True
         for n in numbers:
-            if not lacking or self.links <= 0:
+            if not lacking or self.links <= left:
                 process.at = n
                 return False
             self.links -= 1
@@ -5025,13 +5075,11 @@ class Census:
                 continue
             if target.startswith(b'socket:[') and target[8:-1].isdigit():
                 inode = int(target[8:-1])
-                process.partly.add(inode)
-                self.sockets.setdefault(inode, process.key)
+                process.partly[inode] = n
+                self.sockets.setdefault(inode, process)
                 lacking.discard(inode)
-        for inode in process.sockets - process.partly:
-            if self.sockets.get(inode) == process.key:
-                del self.sockets[inode]
-        process.sockets, process.partly, process.at = process.partly, set(), 0
+        self.disown(process, set(process.sockets).difference(process.partly))
+        process.sockets, process.partly, process.at = process.partly, {}, 0
         return True
 
 
@@ -5079,8 +5127,11 @@ def processes(tree, options, memory):
         if unread or census.hidden:
             memory['said'] = True
             yield Say('of %d of %d processes, disk bytes and the owners of sockets cannot be read: '
-                      'CAP_SYS_PTRACE would allow it' % (
+                      'CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH would allow it' % (
                           len(unread) + census.hidden, len(census.known) + census.hidden))
+        if census.veiled:
+            yield Say('the processes of others cannot be seen, for proc is mounted with hidepid: '
+                      'CAP_SYS_PTRACE would show them')
 
 
 @module('processes', '', [], GROUP_TRAFFIC, PID_TRAFFIC)
@@ -6992,6 +7043,11 @@ class Parts:
 
     def read(self, now, narrow=False, iteration=0):
         """[(series, values)] of the parts that could be read. now: monotonic seconds."""
+        return self.rated([], self.gather(now, narrow))
+
+    def gather(self, now, narrow=False, iteration=0):
+        """[(Rates of a part, its rows, when, narrow)] of the parts that could be read, for
+        rated()."""
         out, tree, self.could_read = [], self.tree, False
         if self.alone:
             tree.begin()
@@ -7016,12 +7072,33 @@ class Parts:
             if failures and self.patient:
                 self.said('info', '%s: %s can be read again' % (self.name, part.__name__))
                 state[2:5] = 0, 0.0, not self.patient
-            if found or rates.keys:
-                out.append(rates.feed(found, tree.when, narrow))
-                self.large |= rates.large
-            else:
-                rates.when = tree.when          # what comes next may say that it began since
+            out.append((rates, found, tree.when, narrow))
         return out
+
+    def rated(self, late, fresh):
+        """[(series, values)] of what was gathered. What came too late for its tick, and what is
+        fresh, are one when both are there: the rates are of all the time since the last that were
+        shown. Of two with one name one would be lost."""
+        out, newer = {}, set(rates for rates, found, when, narrow in fresh)
+        began = {}                              # what rows that were new stood at
+        for rates, found, when, narrow in late:
+            if rates in newer and rates.when is not None:
+                began.update(((rates, row[0], row[1]), row[3]) for row in found if len(row) > 3)
+            else:
+                self.feed(out, rates, found, when, narrow)
+        for rates, found, when, narrow in fresh:
+            if began:
+                found = [row + (began[rates, row[0], row[1]],) if len(row) == 3
+                         and (rates, row[0], row[1]) in began else row for row in found]
+            self.feed(out, rates, found, when, narrow)
+        return list(out.values())
+
+    def feed(self, out, rates, found, when, narrow):
+        if found or rates.keys:
+            out[rates] = rates.feed(found, when, narrow)
+            self.large |= rates.large
+        else:
+            rates.when = when                   # what comes next may say that it began since
 
     def without_words(self, found):
         """The rows of what a part yielded; what it has to say is said."""
@@ -14378,6 +14455,10 @@ class UserModule:
             family, rest = '', name
         return Series(family, rest, unit, GAUGE if is_int else REAL, (), ())
 
+    def rated(self, late, fresh):
+        """What is late, less what the fresh answer says anew, and that."""
+        return without(late, fresh) + fresh
+
     def close(self):
         pass                                    # a user's module has no end that it is told of
 
@@ -14414,7 +14495,9 @@ class Worker:
                 break
             began = time.monotonic()
             try:
-                answer = self.source.read(*self.work)
+                # of Parts, what rated() makes rates of when it is known whether it came in time
+                read = getattr(self.source, 'gather', None) or self.source.read
+                answer = read(*self.work)
             except Exception as error:          # ours: the thread must live
                 self.source.said('error', trouble(error))
                 answer = []
@@ -14686,10 +14769,10 @@ class Agent:
         one that was not asked, since it is not due."""
         fresh = []
         if late is None:
-            return running.worker.take()
+            return running.source.rated(running.worker.take(), [])
         if running.awaited:
             fresh = running.worker.collect(began + self.patience() - self.tree.monotonic())
-        return without(late, fresh) + fresh
+        return running.source.rated(late, fresh)
 
     def tick(self, point):
         """Reads what is due and hands the frame to the spool; False when nothing was due."""

@@ -188,6 +188,24 @@ def test_one_without_an_owner_is_asked_about_four_times(kernel):
     assert kernel.asked == [{11}] * 4
 
 
+def test_one_that_is_still_looked_for_is_asked_about_until_it_is_found(kernel):
+    kernel.held = {11: None}
+    for i in range(20):
+        assert kernel.read([message(1, inode=11, sent=10 * i)]) == {None: (0, 10 * (i > 0), 0, 1)}
+    kernel.held = {11: 'a'}
+    assert kernel.read([message(1, inode=11, sent=1000)]) == {'a': (0, 810, 0, 1)}
+    assert kernel.asked == [{11}] * 21
+    kernel.read([message(1, inode=11, sent=1000)])
+    assert kernel.asked == [{11}] * 21
+
+
+def test_one_that_is_looked_for_in_vain_is_not_asked_about_for_ever(kernel):
+    kernel.held = {11: None}
+    for i in range(200):
+        kernel.read([message(1, inode=11)])
+    assert 60 <= len(kernel.asked) < 64
+
+
 def test_an_owner_that_cannot_be_found_any_more_stays(kernel):
     kernel.held = {11: 'a'}
     kernel.read([message(1, inode=11)])
@@ -305,6 +323,12 @@ def test_a_dump_comes_in_pieces(kernel):
     assert kernel.flows.read(kernel.tree, kernel.owners)['a'] == (0, 18, 0, 3)
 
 
+def test_bytes_are_of_the_time_between_two_dumps(kernel):
+    """All processes are read first, and the first time that takes longest."""
+    kernel.read()
+    assert kernel.tree.when == kernel.tree.clock[0] == 1.0
+
+
 def test_torn_messages_and_garbage_end_a_piece_and_nothing_else(kernel):
     kernel.held = {11: 'a'}
     data = b''.join(message(i, inode=11, sent=1, before=attribute(8, b'\0') * (i % 3)) for i in range(1, 7)) + overrun(1)
@@ -373,7 +397,8 @@ def test_who_may_not_see_the_namespace_of_a_host_tells_it_by_the_kernels_own_soc
 
 def test_a_recording_gives_the_numbers_that_were_read(tmp_path):
     """Of this host's own sockets; a connection that lives and one that ends between two readings."""
-    tree, flows = statbadger.host_tree(None, {}, time.monotonic), Flows()
+    moment = [0.0]
+    tree, flows = statbadger.host_tree(None, {}, lambda: moment[0]), Flows()
     live = []
     with socket.socket() as listener:
         listener.bind(('127.0.0.1', 0))
@@ -382,6 +407,7 @@ def test_a_recording_gives_the_numbers_that_were_read(tmp_path):
         for i in range(3):
             tree.record_next = str(tmp_path / str(i))
             tree.begin()
+            moment[0] = time.monotonic()        # as in a replay, where it stands still
             try:
                 live.append((tree.monotonic(), flows.read(tree, lambda inodes: {here: 'us'} if here in inodes else {})))
             except Absent as error:

@@ -293,6 +293,21 @@ def test_a_child_that_was_read_before_its_parent_and_ended_in_between_counts_onc
     assert of(procs.tick(), 'sh')['cpu_user'] == 0
 
 
+def test_a_child_that_is_waited_for_while_it_is_read_counts_once(procs):
+    """Linux 6.18 gives such a line: `3745 (python3) X 0 -1 -1 0 -1 4227148 457 0 0 0 0 1 0 0 20 0 0 0 4422412 ...`"""
+    host = procs()
+    host.one(10, 'sh')
+    host.one(20, 'cc1', parent=10, user=500, minor=400, written=1 << 30)
+    host.tick()
+    host.one(20, 'cc1', parent=0, state='X', threads=0, user=1, pages=0, stack=0, written=1 << 30)
+    host.one(10, 'sh', kin=(502, 0, 400, 0), written=(1 << 30) + 3)
+    found = host.tick()
+    assert (of(found, 'sh')['cpu_user'], of(found, 'sh')['disk_write_bytes'], of(found, 'cc1')['count']) == (2, 3, 0)
+    host.gone(20)
+    host.one(10, 'sh', user=1, kin=(502, 0, 400, 0), written=(1 << 30) + 3)
+    assert of(host.tick(), 'sh')['cpu_user'] == 1 and host.tree.bad_lines == 0
+
+
 def test_the_life_of_a_child_that_we_may_not_see_is_not_booked_at_once(procs):
     host = procs()
     host.one(10, 'sudo')
@@ -375,6 +390,23 @@ def test_a_process_belongs_to_the_first_group_that_matches_its_command_line(proc
     found = host.tick()
     assert [(name, value) for name, value in sorted(found.items()) if name.startswith('proc.count')] == [
         ('proc.count.all nginx', 2), ('proc.count.java', 2), ('proc.count.other', 1), ('proc.count.web', 1)]
+
+
+def test_a_name_that_is_a_groups_too_is_not_in_that_group(procs):
+    """A group is what its expression matches, and all that is nobody's is `unknown`."""
+    flows = FakeFlows({}, {(12, 500): (5, 0, 0, 1), None: (70, 0, 0, 1)})
+    host = procs(memory={'flows': flows}, groups={'java': 'shop.jar'}, top=9, kernel_threads=True)
+    host.one(1, 'init')
+    host.one(2, 'kthreadd', flags=0x208040)
+    host.one(10, 'java', command='java\0-jar\0shop.jar')
+    host.one(11, 'java', command='java\0-jar\0other.jar')
+    for pid, name in ((12, 'unknown'), (13, 'kernel'), (14, 'other')):
+        host.one(pid, name)
+    host.tick()
+    found = host.tick()
+    assert {n[11:]: v for n, v in found.items() if n.startswith('proc.count.')} == {
+        'java': 1, 'init': 1, 'other': 4, 'kernel': 1}
+    assert (found['proc.net_rx_bytes.unknown'], found['proc.net_rx_bytes.other']) == (70, 5)
 
 
 def test_a_group_without_processes_counts_none(procs):
@@ -512,7 +544,7 @@ def test_a_group_and_a_program_that_are_called_as_ours(procs):
     host.one(10, 'other')
     host.one(11, 'kernel', user=5000)
     found = host.tick()
-    assert of(found, 'other')['count'] == 1
+    assert of(found, 'other')['count'] == 2 and of(found, 'kernel')['count'] == 0
 
 
 # -- what need not be read, what may not be read -----------------------------------------------
@@ -566,7 +598,22 @@ def test_what_may_not_be_read_is_absent_or_the_sum_of_the_others_and_said_once(h
     assert 'disk_write_bytes' not in of(found, 'a') and of(found, 'a')['cpu'] == 0
     assert of(found, 'b')['disk_write_bytes'] == 50 and 'proc.count.hidden' not in found
     assert [words for words in procs.said if 'netlink' not in words] == [
-        'processes: of 3 of 4 processes, disk bytes and the owners of sockets cannot be read: CAP_SYS_PTRACE would allow it']
+        'processes: of 3 of 4 processes, disk bytes and the owners of sockets cannot be read: CAP_SYS_PTRACE and '
+        'CAP_DAC_READ_SEARCH would allow it']
+
+
+def test_a_kernel_without_a_first_process_hides_some_and_that_is_said(procs):
+    host = procs(network=False)
+    host.one(10)
+    (host.tree.folder / 'proc/self/ns').mkdir(parents=True)
+    (host.tree.folder / 'proc/self/ns/pid').symlink_to('/proc/self/exe')      # a running one: `self` is there
+    host.tick()
+    host.tick()
+    assert len(host.said) == 1 and 'hidepid' in host.said[0] and 'CAP_SYS_PTRACE' in host.said[0]
+    host = procs(network=False)
+    host.one(1, 'init')
+    host.tick()
+    assert host.said == []
 
 
 def test_a_host_that_has_no_descriptor_left_is_trouble_and_no_end_of_processes(host):
@@ -622,7 +669,9 @@ class FakeFlows:
         self.answers, self.wanted, self.found = list(answers), set(), []
 
     def read(self, tree, owners):
-        self.found.append(owners(self.wanted))
+        found = owners(self.wanted)
+        self.found.append({inode: owner for inode, owner in found.items() if owner})
+        self.pending = set(found) - set(self.found[-1])
         return self.answers.pop(0) if self.answers else {}
 
     def news(self):
@@ -703,9 +752,53 @@ def test_a_search_for_sockets_is_bounded_and_goes_on_in_the_next_tick(procs):
     host.one(11, fds=['socket:[%d]' % n for n in range(2000, 2300)])
     flows.wanted = {999, 1000, 1400, 2200}
     host.tick()
-    assert set(flows.found[-1]) == {999}
+    assert set(flows.found[-1]) == {999} and flows.pending == {1000, 1400, 2200}
+    for tick in range(3):
+        host.tick()
+    assert set(flows.found[-1]) == {999, 1000, 1400, 2200} and flows.pending == set()
+
+
+def test_one_that_always_has_new_sockets_among_thousands_does_not_keep_the_others_waiting(procs):
+    flows = FakeFlows()
+    host = procs(memory={'flows': flows})
+    host.one(10, fds=['socket:[%d]' % n for n in range(5000)])
+    host.one(11)
+    for tick in range(12):
+        flows.wanted = {4999, 8000 + tick}
+        host.tick()
+    host.one(11, fds=['socket:[70000]'])
+    for tick in range(12, 15):
+        flows.wanted = {70000, 8000 + tick}
+        host.tick()
+    assert flows.found[-1] == {70000: (11, 500)}
+
+
+@pytest.mark.parametrize('inherited', [True, False])
+def test_a_socket_that_is_handed_on_is_of_who_has_it_now(procs, inherited):
+    """By accept and fork: the child has it from its birth. By a message over a unix socket: later."""
+    flows = FakeFlows()
+    host = procs(memory={'flows': flows})
+    host.one(10, 'accepts', fds=['/a', 'socket:[55]'])
+    host.one(11, 'serves', fds=['/b'] + ['socket:[55]'] * inherited)
+    flows.wanted = {55}
+    for tick in range(2):
+        host.tick()
+        assert flows.found[-1] == {55: (10, 500)}
+    os.remove(str(host.tree.folder / 'proc/10/fd/1'))
+    host.one(11, 'serves', fds=['/b', 'socket:[55]'])
     host.tick()
-    assert set(flows.found[-1]) == {999, 1000, 1400, 2200}
+    assert flows.found[-1] == {55: (11, 500)}
+
+
+def test_a_socket_that_has_another_number_now_is_still_of_its_process(procs):
+    flows = FakeFlows()
+    host = procs(memory={'flows': flows})
+    host.one(10, fds=['/a', 'socket:[55]'])
+    flows.wanted = {55}
+    host.tick()
+    host.one(10, fds=['socket:[55]', '/a'])
+    host.tick()
+    assert flows.found[-1] == {55: (10, 500)}
 
 
 def test_a_socket_that_nobody_has_is_given_up(procs):
@@ -784,6 +877,13 @@ def test_a_bad_expression_is_a_mistake_that_names_it(run, expression):
     done = run('-f', '-', '--check', stdin=json.dumps({'modules': {'processes': {'groups': {'a': 'fine', 'web': expression}}}}).encode())
     assert done.code == 2 and 'modules.processes.groups: found' in done.err
     assert 'need a regular expression for "web"' in done.err
+
+
+@pytest.mark.parametrize('name', ['other', 'kernel', 'unknown'])
+def test_a_group_cannot_be_called_as_one_of_our_own(run, name):
+    done = run('-f', '-', '--check', stdin=json.dumps({'modules': {'processes': {'groups': {'a': 'fine', name: 'x'}}}}).encode())
+    assert done.code == 2 and 'modules.processes.groups: found' in done.err
+    assert 'need another name than "%s"' % name in done.err
 
 
 def test_groups_on_the_command_line(run):

@@ -2,6 +2,7 @@
 import math
 
 import pytest
+import statbadger
 from statbadger import (BUSY, COUNTER, COUNTER32, GAUGE, IDENTITY, RATIO, REAL, SHARE, CPU, DISK, NETWORK, Metric,
                         Rates, Table)
 
@@ -217,3 +218,46 @@ def test_shares_of_a_row_do_not_leak_into_another():
     feed(rates, table, 0.0, ('x', [0, 0]), ('y', [0, 0]))
     assert feed(rates, table, 1.0, ('x', [1, 3]), ('y', [5, 5])) == {
         's.a.x': 25, 's.b.x': 75, 's.a.y': 50, 's.b.y': 50}
+
+
+class Gathered:
+    """A part that yields what .rows says, read as in a thread of its own."""
+
+    def __init__(self, tree):
+        self.rows = []
+        self.parts = statbadger.Parts('m', [lambda tree, options, memory: iter(self.rows)], None, tree, print)
+
+    def at(self, when, *rows):
+        self.rows = list(rows)
+        return self.parts.gather(float(when))
+
+    def rated(self, late, fresh):
+        return {s.flat: v for series, values in self.parts.rated(late, fresh) for s, v in zip(series, values) if v == v}
+
+
+LATE = statbadger.Table('t', (statbadger.Metric('n', statbadger.COUNTER, '', ''), statbadger.Metric('g', statbadger.GAUGE, '', '')),
+                        ('who',))
+
+
+def test_what_came_too_late_for_its_tick_and_what_is_fresh_are_one(host):
+    """Nothing moved since the late one; what it saw is not lost."""
+    read = Gathered(host({}))
+    assert read.rated([], read.at(1, (LATE, ('a',), [500, 7]))) == {'t.g.a': 7}
+    late, fresh = read.at(2, (LATE, ('a',), [600, 8])), read.at(3, (LATE, ('a',), [600, 9]))
+    assert read.rated(late, fresh) == {'t.n.a': 50, 't.g.a': 9}
+    assert read.rated(read.at(4, (LATE, ('a',), [630, 1])), []) == {'t.n.a': 30, 't.g.a': 1}
+    assert read.rated([], read.at(5, (LATE, ('a',), [640, 1]))) == {'t.n.a': 10, 't.g.a': 1}
+
+
+def test_a_first_reading_that_is_late_is_the_base(host):
+    read = Gathered(host({}))
+    late, fresh = read.at(1, (LATE, ('a',), [500, 7])), read.at(2, (LATE, ('a',), [530, 7]))
+    assert read.rated(late, fresh) == {'t.n.a': 30, 't.g.a': 7}
+
+
+def test_a_row_that_began_in_a_late_reading_counts_from_where_it_stood(host):
+    read = Gathered(host({}))
+    read.rated([], read.at(1, (LATE, ('a',), [500, 7])))
+    late = read.at(2, (LATE, ('a',), [500, 7]), (LATE, ('b',), [40, 1], [10, 1]))
+    assert read.rated(late, read.at(3, (LATE, ('a',), [500, 7]), (LATE, ('b',), [50, 1]))) == {
+        't.n.a': 0, 't.g.a': 7, 't.n.b': 20, 't.g.b': 1}
