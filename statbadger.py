@@ -1606,6 +1606,7 @@ CHUNK = 65536
 HELD_AT_MOST = 64               # descriptors that are kept open between ticks
 KEPT_AT_MOST = 2048             # the same of small files, and half of what we may have open
 ANSWERS = 'answers'             # the folder of a recording with what no file says
+RECORDING = _thread.allocate_lock()
 HOST_VARIABLES = (('', 'HOST_ROOT'), ('proc', 'HOST_PROC'), ('sys', 'HOST_SYS'),
                   ('etc', 'HOST_ETC'))          # of the environment, as other agents have them
 
@@ -1860,9 +1861,11 @@ class Tree:
 
     def record(self, keep, name, what):
         """Copies what was read; where that cannot be, nothing more is recorded, and .unrecorded
-        says why."""
+        says why. One at a time: modules in threads of their own read, and make, the same folders.
+        """
         try:
-            keep(os.path.join(os.fsencode(self.record_to), os.fsencode(name)), name, what)
+            with RECORDING:
+                keep(os.path.join(os.fsencode(self.record_to), os.fsencode(name)), name, what)
         except OSError as error:
             self.record_to, self.unrecorded = None, error
 
