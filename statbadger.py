@@ -1815,8 +1815,9 @@ class Tree:
         be seen by everybody, other than proc/PID/ns/net."""
         def ask():
             return b'%d' % os.stat(self.path(name)).st_ino
-        try:
-            return int(self.answer('inodes/' + name, ask) if self.afresh or self.foreign else ask())
+        try:                                    # a folder of its own: another may lie in this one
+            return int(self.answer('inodes/%s/.inode' % name, ask) if self.afresh or self.foreign
+                       else ask())
         except (OSError, ValueError) as error:
             raise Absent('%s: %s' % (self.path(name), getattr(error, 'strerror', 'no number')))
 

@@ -440,7 +440,7 @@ def ethernet(rx, tx):
 
 
 def inodes(**numbers):
-    return {'answers/inodes/proc/%s/net/dev' % pid[1:]: str(number) for pid, number in numbers.items()}
+    return {'answers/inodes/proc/%s/net/dev/.inode' % pid[1:]: str(number) for pid, number in numbers.items()}
 
 
 def test_traffic_is_that_of_the_interfaces_in_its_own_namespace(host):
@@ -943,6 +943,19 @@ def test_what_is_recorded_replays_to_the_same_and_holds_no_secret(host, daemon, 
     assert 'net_rx_bytes' not in of(live[-1], 'box') and 'cpu' in of(live[-1], 'box')
     copies = b''.join(path.read_bytes() for path in (tmp_path / 'recording').rglob('*') if path.is_file())
     assert b'nginx:1' in copies and b'hunter2' not in copies
+
+
+def test_a_container_in_a_container_is_recorded_too(host, tmp_path):
+    inner = '/docker/%s/docker/%s' % (ONE, TWO)
+    tree = host(v2_host(v2_account('/docker/' + ONE, usage=5), v2_account(inner, usage=4)))
+    watch = Watch(tree)
+    for second in range(2):
+        tree.record_next = str(tmp_path / 'recording' / str(second))
+        watch.read(second)
+    assert tree.unrecorded is None
+    again = host({}, 'recording/1')
+    again.frozen = True
+    assert Watch(again).names() == watch.names(2) == [ONE[:12], TWO[:12]]
 
 
 def test_a_host_under_a_root_is_shown_by_the_program(host, run):
