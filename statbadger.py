@@ -5995,8 +5995,8 @@ def traffic(tree, memory, one):
             return []
         if own not in memory['nets']:
             data = tree.glance(name, CHUNK)
-            if len(data) > 4000:                # a reading gives a page at most
-                data = tree.read(name, True)
+            if len(data) > 3700:                # a reading gives a page of whole lines at most,
+                data = tree.read(name, True)    # and they may have 354 bytes
             memory['nets'][own] = interface_sums(data)
     except (OSError, Absent):
         return []

@@ -457,6 +457,21 @@ def test_traffic_is_that_of_the_interfaces_in_its_own_namespace(host):
         net_rx_drop=0, net_tx_drop=0)
 
 
+def test_no_interface_is_left_out_when_a_reading_gives_whole_lines_of_a_page(host):
+    net = dev(*[('an-interface-%02d' % i, ethernet(1000, 2000)) for i in range(90)])
+    tree = host(v2_host(v2_account('/docker/' + ONE, '7\n'), {'proc/1/net/dev': dev()}, process(7, net=net), inodes(p1=1, p7=2)))
+    glance = tree.glance
+
+    def page(name, *more):                      # as seq_file(9) gives them, however much is asked for
+        data = glance(name, *more)
+        return data if len(data) <= 4096 else data[:data.rindex(b'\n', 0, 3800) + 1]
+    tree.glance = page
+    watch = Watch(tree)
+    watch.read(1)
+    write(tree, process(7, net=net.replace(' 1000 ', ' 1010 ')))
+    assert of(watch.read(2), ONE[:12])['net_rx_bytes'] == 900
+
+
 def test_interfaces_of_containers_inside_do_not_count_twice():
     inner = [(name, ethernet(1000, 1000)) for name in ('docker0', 'br-0123', 'veth01', 'cni0')]
     assert interface_sums(dev(('lo', ethernet(5, 5)), ('eth0', ethernet(700, 800)), *inner).encode())[:2] == [700, 800]
