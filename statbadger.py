@@ -2237,11 +2237,11 @@ def volume(tree, mount):
     It is looked for below our root for the host, then where the host's first process has it: that
     way leads into its mount namespace, for those who may trace it (CAP_SYS_PTRACE).
     """
-    first = None
+    first, copy = None, tree.foreign and not tree.borrowed()
     for root in (tree.roots[''], tree.path('proc/1/root')):
         path = os.fsencode(root).rstrip(b'/') + mount.point
         try:
-            if not is_there(path, mount, tree.foreign):
+            if not is_there(path, mount, copy):
                 raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
             s = tree.statvfs(path)
         except OSError as error:
@@ -2252,12 +2252,12 @@ def volume(tree, mount):
     raise first
 
 
-def is_there(path, mount, foreign):
-    """Whether the path leads to that mount; raises OSError. foreign: the root may be the copy of a
+def is_there(path, mount, copy):
+    """Whether the path leads to that mount; raises OSError. copy: the root may be the copy of a
     host in some folder, and nothing is mounted there."""
     status = os.lstat(path)
     number = b'%d:%d' % (os.major(status.st_dev), os.minor(status.st_dev))
-    if number == mount.number and not (foreign and mount.point == b'/'):
+    if number == mount.number and not (copy and mount.point == b'/'):
         return True
     above = os.lstat(path + b'/..')
     return (status.st_dev != above.st_dev or status.st_ino == above.st_ino) and (
