@@ -5940,15 +5940,21 @@ def add_processes(tree, memory, one, out):
     """Adds what is known by a container's processes: how many, the age of the oldest, the traffic
     of their network namespace."""
     pids = processes_in(tree, one)
-    out['pids'] = len(pids)
+    # v1 leaves out those that the PID namespace we are in does not have.
+    unseen = not pids and out.get('threads', 0) > 0 and tree.ask('apart', pids_apart)
+    out['pids'] = ABSENT if unseen else len(pids)
     if one.oldest not in pids or tree.afresh:
         one.network, (one.oldest, one.started) = None, oldest_of(tree, pids)
     if one.oldest is None:
-        memory['hidden'] = memory.get('hidden') or bool(pids) and one.age > YOUNG
+        memory['hidden'] = memory.get('hidden') or bool(pids or unseen) and one.age > YOUNG
         return
     if memory['uptime'] is not None:
         out['uptime'] = max(0.0, memory['uptime'] - one.started)
     out.update(zip(NET_NAMES, traffic(tree, memory, one)))
+
+
+def pids_apart(tree):
+    return own_namespace(tree, 'pid', INITIAL_PIDS)
 
 
 MOST_ASKED = 64                 # processes of a container; the first are the oldest, nearly always

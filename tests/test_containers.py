@@ -433,6 +433,18 @@ def test_processes_of_another_pid_namespace_are_counted_and_said(host):
     assert len(watch.said) == 1 and 'PID namespace' in watch.said[0]
 
 
+def test_processes_that_v1_leaves_out_for_they_are_of_another_pid_namespace_are_not_known_and_that_is_said(host):
+    tree = host(v2_host(v1_account('/docker/' + ONE), {'proc/1/mountinfo': v1_mounts()}))
+    watch = Watch(tree)
+    assert of(watch.read(1), ONE[:12])['pids'] == 0                          # its last one ended: 5 threads are not gone yet
+    os.makedirs(str(tree.folder / 'proc/self/ns'))
+    os.symlink('pid:[4026532007]', str(tree.folder / 'proc/self/ns/pid'))
+    for second in range(2, 9):
+        found = of(watch.read(second), ONE[:12])
+    assert 'pids' not in found and found['threads'] == 5
+    assert len(watch.said) == 1 and 'PID namespace' in watch.said[0]
+
+
 # -- their network ------------------------------------------------------------------------------------------------
 
 def ethernet(rx, tx):
