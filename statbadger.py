@@ -1612,6 +1612,7 @@ CHUNK = 65536
 HELD_AT_MOST = 64               # descriptors that are kept open between ticks
 KEPT_AT_MOST = 2048             # the same of small files, and half of what we may have open
 ANSWERS = 'answers'             # the folder of a recording with what no file says
+RECORDING = _thread.allocate_lock()
 HOST_VARIABLES = (('', 'HOST_ROOT'), ('proc', 'HOST_PROC'), ('sys', 'HOST_SYS'),
                   ('etc', 'HOST_ETC'))          # of the environment, as other agents have them
 
@@ -1820,8 +1821,9 @@ class Tree:
         be seen by everybody, other than proc/PID/ns/net."""
         def ask():
             return b'%d' % os.stat(self.path(name)).st_ino
-        try:
-            return int(self.answer('inodes/' + name, ask) if self.afresh or self.foreign else ask())
+        try:                                    # a folder of its own: another may lie in this one
+            return int(self.answer('inodes/%s/.inode' % name, ask) if self.afresh or self.foreign
+                       else ask())
         except (OSError, ValueError) as error:
             raise Absent('%s: %s' % (self.path(name), getattr(error, 'strerror', 'no number')))
 
@@ -1866,9 +1868,11 @@ class Tree:
 
     def record(self, keep, name, what):
         """Copies what was read; where that cannot be, nothing more is recorded, and .unrecorded
-        says why."""
+        says why. One at a time: modules in threads of their own read, and make, the same folders.
+        """
         try:
-            keep(os.path.join(os.fsencode(self.record_to), os.fsencode(name)), name, what)
+            with RECORDING:
+                keep(os.path.join(os.fsencode(self.record_to), os.fsencode(name)), name, what)
         except OSError as error:
             self.record_to, self.unrecorded = None, error
 
@@ -2239,11 +2243,11 @@ def volume(tree, mount):
     It is looked for below our root for the host, then where the host's first process has it: that
     way leads into its mount namespace, for those who may trace it (CAP_SYS_PTRACE).
     """
-    first = None
+    first, copy = None, tree.foreign and not tree.borrowed()
     for root in (tree.roots[''], tree.path('proc/1/root')):
         path = os.fsencode(root).rstrip(b'/') + mount.point
         try:
-            if not is_there(path, mount, tree.foreign):
+            if not is_there(path, mount, copy):
                 raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
             s = tree.statvfs(path)
         except OSError as error:
@@ -2254,12 +2258,12 @@ def volume(tree, mount):
     raise first
 
 
-def is_there(path, mount, foreign):
-    """Whether the path leads to that mount; raises OSError. foreign: the root may be the copy of a
+def is_there(path, mount, copy):
+    """Whether the path leads to that mount; raises OSError. copy: the root may be the copy of a
     host in some folder, and nothing is mounted there."""
     status = os.lstat(path)
     number = b'%d:%d' % (os.major(status.st_dev), os.minor(status.st_dev))
-    if number == mount.number and not (foreign and mount.point == b'/'):
+    if number == mount.number and not (copy and mount.point == b'/'):
         return True
     above = os.lstat(path + b'/..')
     return (status.st_dev != above.st_dev or status.st_ino == above.st_ino) and (
@@ -5988,15 +5992,21 @@ def add_processes(tree, memory, one, out):
     """Adds what is known by a container's processes: how many, the age of the oldest, the traffic
     of their network namespace."""
     pids = processes_in(tree, one)
-    out['pids'] = len(pids)
+    # v1 leaves out those that the PID namespace we are in does not have.
+    unseen = not pids and out.get('threads', 0) > 0 and tree.ask('apart', pids_apart)
+    out['pids'] = ABSENT if unseen else len(pids)
     if one.oldest not in pids or tree.afresh:
         one.network, (one.oldest, one.started) = None, oldest_of(tree, pids)
     if one.oldest is None:
-        memory['hidden'] = memory.get('hidden') or bool(pids) and one.age > YOUNG
+        memory['hidden'] = memory.get('hidden') or bool(pids or unseen) and one.age > YOUNG
         return
     if memory['uptime'] is not None:
         out['uptime'] = max(0.0, memory['uptime'] - one.started)
     out.update(zip(NET_NAMES, traffic(tree, memory, one)))
+
+
+def pids_apart(tree):
+    return own_namespace(tree, 'pid', INITIAL_PIDS)
 
 
 MOST_ASKED = 64                 # processes of a container; the first are the oldest, nearly always
@@ -6043,8 +6053,8 @@ def traffic(tree, memory, one):
             return []
         if own not in memory['nets']:
             data = tree.glance(name, CHUNK)
-            if len(data) > 4000:                # a reading gives a page at most
-                data = tree.read(name, True)
+            if len(data) > 3700:                # a reading gives a page of whole lines at most,
+                data = tree.read(name, True)    # and they may have 354 bytes
             memory['nets'][own] = interface_sums(data)
     except (OSError, Absent):
         return []
