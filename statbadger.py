@@ -1612,6 +1612,7 @@ CHUNK = 65536
 HELD_AT_MOST = 64               # descriptors that are kept open between ticks
 KEPT_AT_MOST = 2048             # the same of small files, and half of what we may have open
 ANSWERS = 'answers'             # the folder of a recording with what no file says
+RECORDING = _thread.allocate_lock()
 HOST_VARIABLES = (('', 'HOST_ROOT'), ('proc', 'HOST_PROC'), ('sys', 'HOST_SYS'),
                   ('etc', 'HOST_ETC'))          # of the environment, as other agents have them
 
@@ -1820,8 +1821,9 @@ class Tree:
         be seen by everybody, other than proc/PID/ns/net."""
         def ask():
             return b'%d' % os.stat(self.path(name)).st_ino
-        try:
-            return int(self.answer('inodes/' + name, ask) if self.afresh or self.foreign else ask())
+        try:                                    # a folder of its own: another may lie in this one
+            return int(self.answer('inodes/%s/.inode' % name, ask) if self.afresh or self.foreign
+                       else ask())
         except (OSError, ValueError) as error:
             raise Absent('%s: %s' % (self.path(name), getattr(error, 'strerror', 'no number')))
 
@@ -1866,9 +1868,11 @@ class Tree:
 
     def record(self, keep, name, what):
         """Copies what was read; where that cannot be, nothing more is recorded, and .unrecorded
-        says why."""
+        says why. One at a time: modules in threads of their own read, and make, the same folders.
+        """
         try:
-            keep(os.path.join(os.fsencode(self.record_to), os.fsencode(name)), name, what)
+            with RECORDING:
+                keep(os.path.join(os.fsencode(self.record_to), os.fsencode(name)), name, what)
         except OSError as error:
             self.record_to, self.unrecorded = None, error
 
@@ -2239,11 +2243,11 @@ def volume(tree, mount):
     It is looked for below our root for the host, then where the host's first process has it: that
     way leads into its mount namespace, for those who may trace it (CAP_SYS_PTRACE).
     """
-    first = None
+    first, copy = None, tree.foreign and not tree.borrowed()
     for root in (tree.roots[''], tree.path('proc/1/root')):
         path = os.fsencode(root).rstrip(b'/') + mount.point
         try:
-            if not is_there(path, mount, tree.foreign):
+            if not is_there(path, mount, copy):
                 raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
             s = tree.statvfs(path)
         except OSError as error:
@@ -2254,12 +2258,12 @@ def volume(tree, mount):
     raise first
 
 
-def is_there(path, mount, foreign):
-    """Whether the path leads to that mount; raises OSError. foreign: the root may be the copy of a
+def is_there(path, mount, copy):
+    """Whether the path leads to that mount; raises OSError. copy: the root may be the copy of a
     host in some folder, and nothing is mounted there."""
     status = os.lstat(path)
     number = b'%d:%d' % (os.major(status.st_dev), os.minor(status.st_dev))
-    if number == mount.number and not (foreign and mount.point == b'/'):
+    if number == mount.number and not (copy and mount.point == b'/'):
         return True
     above = os.lstat(path + b'/..')
     return (status.st_dev != above.st_dev or status.st_ino == above.st_ino) and (
@@ -4337,12 +4341,13 @@ NO_TRAFFIC = (0, 0, 0)
 
 class Process:
     """What was known of a process when it was last read. key: (pid, start time), since pids are
-    used again. line: its schedstat. work: as in NO_WORK, None for what is not known; kin: the first
-    four of them of children that it waited for. stack: where its stack begins, which says whether
-    it executed another program. debt: disk bytes that are still to be taken off. sockets: the
-    {inode: descriptor} of those it had; at, partly: how far the search for them has come, and what
-    it found. tasks: {thread: (start time, user, system)}, for the module threads.
-    born: whether it has begun since the last reading but one."""
+    used again. line: its schedstat, None while that is not asked. named: whether its command line
+    was read, once or twice. work: as in NO_WORK, None for what is not known; kin: the first four of
+    them of children that it waited for. stack: where its stack begins, which says whether it
+    executed another program. size: its memory by stat. debt: disk bytes that are still to be taken
+    off. sockets: the {inode: descriptor} of those it had; at, partly: how far the search for them
+    has come, and what it found. tasks: {thread: (start time, user, system)}, for the module
+    threads; born: whether it began after the reading before it was first seen."""
     __slots__ = ('pid', 'start', 'key', 'folder', 'parent', 'comm', 'stack', 'state', 'kernel',
                  'line', 'named', 'group', 'work', 'kin', 'gauges', 'debt', 'denied', 'sockets',
                  'at', 'partly', 'tasks', 'born', 'size')
@@ -4359,9 +4364,8 @@ class Process:
 class Group:
     """Processes that are added up. key: in Census.groups; labels: of its rows. work, traffic: all
     that they did since we look, also those that ended; worked, sent: that, when the last rows were
-    made. ranked: whether
-    it is shown only while it is among the busiest. score: processor time that it used of late;
-    empty: since when it has no process."""
+    made. ranked: whether it is shown only while it is among the busiest. score: processor time that
+    it used of late; empty: since when it has no process."""
     __slots__ = ('key', 'labels', 'ranked', 'gauges', 'work', 'worked', 'traffic', 'sent',
                  'connections', 'members', 'oldest', 'score', 'empty')
 
@@ -4390,7 +4394,7 @@ class Reaper:
 
 
 def process_stat(data):
-    """(name, state, [the 25 numbers from the parent's pid on, see stat_part]) of proc/PID/stat;
+    """(name, state, [the 25 numbers from the parent's pid on]) of proc/PID/stat;
     ValueError when it is none.
 
     `42 (a) b) S 1 42 42 0 -1 4194560 ...`: the name may hold blanks, parentheses and line ends, and
@@ -4409,13 +4413,6 @@ def process_stat(data):
 # parent: 0, flags: 5, threads: 16, start time: 18, address space: 19, pages: 20, stack: 24
 stat_work = itemgetter(10, 11, 6, 8)            # user, system, minor, major faults
 stat_kin = itemgetter(12, 13, 7, 9)             # the same of children that were waited for
-
-
-def status_number(data, key):
-    """The int in a line of proc/PID/status such as b'\\nVmSwap:'; None without it."""
-    start = data.find(key)
-    word = data[start + len(key):start + len(key) + 24].split(None, 1) if start >= 0 else ()
-    return int(word[0]) if word and word[0].isdigit() else None
 
 
 def disk_bytes(tree, process):
@@ -4438,20 +4435,27 @@ def disk_bytes(tree, process):
 
 def process_status(tree, process):
     """(bytes resident, of address space, swapped out, (voluntary, involuntary context switches)) of
-    proc/PID/status, None for what it does not say. `VmSwap:\t       0 kB`,
-    `nonvoluntary_ctxt_switches:\t17`, a line each; a zombie and a thread of the kernel have no
-    memory, and no lines about it."""
+    proc/PID/status, None for what it does not say. `VmSwap:\t       0 kB`, and at its end
+    `voluntary_ctxt_switches:\t150` and `nonvoluntary_ctxt_switches:\t17`; a zombie and a thread of
+    the kernel have no memory, and no lines about it."""
     try:
         data = tree.glance(process.folder + 'status', 8192)
     except OSError:
         return None, None, None, (None, None)
-    rss, vsize, swap = [status_number(data, key) for key in (b'\nVmRSS:', b'\nVmSize:',
-                                                             b'\nVmSwap:')]
-    if vsize is None:
-        rss = vsize = swap = 0
-    return rss and rss << 10, vsize << 10, swap and swap << 10, (
-        status_number(data, b'\nvoluntary_ctxt_switches:'),
-        status_number(data, b'\nnonvoluntary_ctxt_switches:'))
+    rss, vsize, swap = 0, 0, 0
+    if b'\nVmSize:' in data:
+        rss, vsize, swap = [status_bytes(data, data.find(key)) for key in (
+            b'\nVmRSS:', b'\nVmSize:', b'\nVmSwap:')]
+    words = data[data.rfind(b'\nvoluntary_ctxt_switches:'):].split(None, 4)
+    if words[2:3] == [b'nonvoluntary_ctxt_switches:'] and (words[1] + words[3]).isdigit():
+        return rss, vsize, swap, (int(words[1]), int(words[3]))
+    return rss, vsize, swap, (None, None)
+
+
+def status_bytes(data, at):
+    """The bytes of the line that begins at that place, in kB; None when there is none."""
+    words = data[at:at + 40].split(None, 2) if at >= 0 else ()
+    return int(words[1]) << 10 if words[1:] and words[1].isdigit() else None
 
 
 def descriptors(tree, process):
@@ -4637,14 +4641,17 @@ class Census:
         comm, state, numbers = stat or process_stat(tree.glance(process.folder + 'stat'))
         if numbers[18] != process.start:
             self.lose([process])
-            return self.welcome(tree, process.pid)
+            self.welcome(tree, process.pid)
+            return
         if process.pid not in self.known:
-            self.known[process.pid] = self.new[process.pid] = process
+            self.known[process.pid] = process
+            if not process.kernel:
+                self.new[process.pid] = process
         process.state, process.parent = state, numbers[0]
         if process.parent > process.pid:
             self.early[process.pid] = process
         if process.kernel and not self.kernel:
-            return None
+            return
         if comm != process.comm or numbers[24] != process.stack or process.named < 2:
             self.name(tree, process, comm, numbers[24])
         switches, gauges = self.measure(tree, process, numbers, quiet, disk)
@@ -4681,7 +4688,8 @@ class Census:
     def book(self, process, numbers, more):
         """Adds what a process did to its group; where it has waited for children, settle does."""
         work, kin = stat_work(numbers) + more, stat_kin(numbers)
-        growth, children = grown(work, process.work), grown(kin, process.kin)
+        growth = grown(work, process.work)
+        children = grown(kin, process.kin) if kin != process.kin else NO_WORK
         process.work, process.kin = work, kin
         if process.debt:
             growth[6:] = [max(0, g - d) for g, d in zip(growth[6:], process.debt)]
@@ -5121,10 +5129,10 @@ def processes(tree, options, memory):
     census.sweep(tree)
     census.choose()
     yield from census.rows()
-    if 'said' not in memory:
+    if 'said' not in memory and census.round % 60 == 1:
         unread = [p for p in census.known.values() if p.denied]
-        memory['said'] = True
         if unread or census.hidden:
+            memory['said'] = True
             yield Say('of %d of %d processes, disk bytes and the owners of sockets cannot be read: '
                       'CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH would allow it' % (
                           len(unread) + census.hidden, len(census.known) + census.hidden))
@@ -5987,15 +5995,21 @@ def add_processes(tree, memory, one, out):
     """Adds what is known by a container's processes: how many, the age of the oldest, the traffic
     of their network namespace."""
     pids = processes_in(tree, one)
-    out['pids'] = len(pids)
+    # v1 leaves out those that the PID namespace we are in does not have.
+    unseen = not pids and out.get('threads', 0) > 0 and tree.ask('apart', pids_apart)
+    out['pids'] = ABSENT if unseen else len(pids)
     if one.oldest not in pids or tree.afresh:
         one.network, (one.oldest, one.started) = None, oldest_of(tree, pids)
     if one.oldest is None:
-        memory['hidden'] = memory.get('hidden') or bool(pids) and one.age > YOUNG
+        memory['hidden'] = memory.get('hidden') or bool(pids or unseen) and one.age > YOUNG
         return
     if memory['uptime'] is not None:
         out['uptime'] = max(0.0, memory['uptime'] - one.started)
     out.update(zip(NET_NAMES, traffic(tree, memory, one)))
+
+
+def pids_apart(tree):
+    return own_namespace(tree, 'pid', INITIAL_PIDS)
 
 
 MOST_ASKED = 64                 # processes of a container; the first are the oldest, nearly always
@@ -6042,8 +6056,8 @@ def traffic(tree, memory, one):
             return []
         if own not in memory['nets']:
             data = tree.glance(name, CHUNK)
-            if len(data) > 4000:                # a reading gives a page at most
-                data = tree.read(name, True)
+            if len(data) > 3700:                # a reading gives a page of whole lines at most,
+                data = tree.read(name, True)    # and they may have 354 bytes
             memory['nets'][own] = interface_sums(data)
     except (OSError, Absent):
         return []
@@ -14606,6 +14620,7 @@ class Agent:
         self.identity, self.identity_at = None, 0.0
         self.iteration, self.narrow, self.schedule = 0, None, None
         self.unrecorded = self.unheld = None
+        self.last = False                       # whether this is the last of so many ticks
         self.make_modules(self.settings, self.modules)
         self.make_senders(self.settings, self.senders, [])
 
@@ -14757,8 +14772,9 @@ class Agent:
         return sys.maxsize > WRAP and not self.tree.foreign
 
     def patience(self):
-        """Seconds that modules may hold a tick: a tenth of the shortest interval."""
-        return min(r.interval for r in self.modules) / 10000.0
+        """Seconds that modules may hold a tick: a tenth of the shortest interval; the last tick all
+        of it, for there is no next one to take what comes late."""
+        return min(r.interval for r in self.modules) / (1000.0 if self.last else 10000.0)
 
     def answers(self, running, late, began):
         """What a module in a thread of its own says now, and what it said too late for the tick
@@ -14879,6 +14895,7 @@ class Agent:
                 continue
             self.schedule.begin(point)
             self.record_into(record, started)
+            self.last = ticks == 1
             if self.held(point) and ticks is not None:
                 ticks -= 1
                 if not ticks:

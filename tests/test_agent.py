@@ -190,6 +190,21 @@ class m%d:
     assert consecutive([p['timestamp'] for p in got], 0.1)
 
 
+def test_the_last_tick_of_a_run_waits_longer_for_who_answers_late(run, place):
+    place.code('slow', '''
+import time
+class slow:
+    def __init__(self, config, logger):
+        pass
+    def get_stats(self, global_iteration):
+        time.sleep(0.6)
+        return [{"slow.asked": {"value": global_iteration, "units": ""}}]
+''')
+    done = run(*place.configure({'stdout': {}}, {'load': {}, 'slow': {'file': 'slow.py'}}, interval=2) + ('-n', '1'))
+    only, = payloads(done.out)
+    assert points(only)['slow.asked'] == 1
+
+
 @pytest.mark.parametrize('what', ['raise ValueError("boom")', 'raise SystemExit(3)'])
 def test_a_module_that_raises_is_logged_counted_and_called_again(run, place, what):
     place.code('moody', '''

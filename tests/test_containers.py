@@ -433,6 +433,18 @@ def test_processes_of_another_pid_namespace_are_counted_and_said(host):
     assert len(watch.said) == 1 and 'PID namespace' in watch.said[0]
 
 
+def test_processes_that_v1_leaves_out_for_they_are_of_another_pid_namespace_are_not_known_and_that_is_said(host):
+    tree = host(v2_host(v1_account('/docker/' + ONE), {'proc/1/mountinfo': v1_mounts()}))
+    watch = Watch(tree)
+    assert of(watch.read(1), ONE[:12])['pids'] == 0                          # its last one ended: 5 threads are not gone yet
+    os.makedirs(str(tree.folder / 'proc/self/ns'))
+    os.symlink('pid:[4026532007]', str(tree.folder / 'proc/self/ns/pid'))
+    for second in range(2, 9):
+        found = of(watch.read(second), ONE[:12])
+    assert 'pids' not in found and found['threads'] == 5
+    assert len(watch.said) == 1 and 'PID namespace' in watch.said[0]
+
+
 # -- their network ------------------------------------------------------------------------------------------------
 
 def ethernet(rx, tx):
@@ -440,7 +452,7 @@ def ethernet(rx, tx):
 
 
 def inodes(**numbers):
-    return {'answers/inodes/proc/%s/net/dev' % pid[1:]: str(number) for pid, number in numbers.items()}
+    return {'answers/inodes/proc/%s/net/dev/.inode' % pid[1:]: str(number) for pid, number in numbers.items()}
 
 
 def test_traffic_is_that_of_the_interfaces_in_its_own_namespace(host):
@@ -455,6 +467,21 @@ def test_traffic_is_that_of_the_interfaces_in_its_own_namespace(host):
     assert {name: value for name, value in found.items() if name.startswith('net_')} == dict(
         net_rx_bytes=1000, net_tx_bytes=2050, net_rx_packets=10, net_tx_packets=20.5, net_rx_errs=0, net_tx_errs=0,
         net_rx_drop=0, net_tx_drop=0)
+
+
+def test_no_interface_is_left_out_when_a_reading_gives_whole_lines_of_a_page(host):
+    net = dev(*[('an-interface-%02d' % i, ethernet(1000, 2000)) for i in range(90)])
+    tree = host(v2_host(v2_account('/docker/' + ONE, '7\n'), {'proc/1/net/dev': dev()}, process(7, net=net), inodes(p1=1, p7=2)))
+    glance = tree.glance
+
+    def page(name, *more):                      # as seq_file(9) gives them, however much is asked for
+        data = glance(name, *more)
+        return data if len(data) <= 4096 else data[:data.rindex(b'\n', 0, 3800) + 1]
+    tree.glance = page
+    watch = Watch(tree)
+    watch.read(1)
+    write(tree, process(7, net=net.replace(' 1000 ', ' 1010 ')))
+    assert of(watch.read(2), ONE[:12])['net_rx_bytes'] == 900
 
 
 def test_interfaces_of_containers_inside_do_not_count_twice():
@@ -943,6 +970,19 @@ def test_what_is_recorded_replays_to_the_same_and_holds_no_secret(host, daemon, 
     assert 'net_rx_bytes' not in of(live[-1], 'box') and 'cpu' in of(live[-1], 'box')
     copies = b''.join(path.read_bytes() for path in (tmp_path / 'recording').rglob('*') if path.is_file())
     assert b'nginx:1' in copies and b'hunter2' not in copies
+
+
+def test_a_container_in_a_container_is_recorded_too(host, tmp_path):
+    inner = '/docker/%s/docker/%s' % (ONE, TWO)
+    tree = host(v2_host(v2_account('/docker/' + ONE, usage=5), v2_account(inner, usage=4)))
+    watch = Watch(tree)
+    for second in range(2):
+        tree.record_next = str(tmp_path / 'recording' / str(second))
+        watch.read(second)
+    assert tree.unrecorded is None
+    again = host({}, 'recording/1')
+    again.frozen = True
+    assert Watch(again).names() == watch.names(2) == [ONE[:12], TWO[:12]]
 
 
 def test_a_host_under_a_root_is_shown_by_the_program(host, run):

@@ -252,6 +252,14 @@ def test_the_root_of_a_copy_of_a_host_is_not_taken_for_the_disk_that_it_lies_on(
     tree.close()
 
 
+def test_the_root_of_the_host_is_seen_from_a_container_whose_root_is_a_folder_of_it(host):
+    tree = host({'proc/self/ns/pid': ''})                                    # a running kernel: no copy
+    (tree.folder / 'proc/self/mountinfo').write_text(mountinfo('%s / %s ext4' % (number(tree.folder), tree.folder)))
+    tree.statvfs = lambda path: Space
+    assert volumes(tree)[0]['/']['size'] == 102400
+    tree.close()
+
+
 def test_the_way_through_the_first_process_leads_into_its_mount_namespace(host):
     tree = host({'there/data/x': '', 'data/x': ''})
     (tree.folder / 'proc/1').mkdir(parents=True)

@@ -1,6 +1,8 @@
 """What is asked of the host: to the end of each file, under any root, on record."""
 import os
 import resource
+import sys
+import threading
 import time
 
 import pytest
@@ -214,6 +216,38 @@ def test_what_is_read_late_goes_into_the_recording_of_the_tick_it_belongs_to(hos
     tree.begin()
     tree.read('proc/stat')
     assert (tmp_path / 'first/proc/stat').exists() and (tmp_path / 'second/proc/stat').exists()
+
+
+@pytest.fixture
+def hasty():
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_threads_that_read_the_same_at_once_record_it_into_one_folder(host, tmp_path, hasty):
+    source = host({'proc/%d/fd/x' % pid: '' for pid in range(100)})
+    for pid in range(100):
+        os.symlink('socket:[%d]' % pid, str(source.folder / ('proc/%d/fd/3' % pid)))
+
+    def read(tree):
+        for pid in range(100):
+            tree.list('proc/%d' % pid)
+            tree.numbers('proc/%d/fd' % pid)
+            tree.link('proc/%d/fd/3' % pid)
+    for turn in range(10):
+        trees = [Tree(source.roots, time.monotonic) for i in range(3)]
+        for tree in trees:
+            tree.record_to = str(tmp_path / 'record' / str(turn))
+        threads = [threading.Thread(target=read, args=(tree,)) for tree in trees]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [tree.unrecorded for tree in trees] == [None] * 3
+        assert os.readlink(str(tmp_path / 'record' / str(turn) / 'proc/99/fd/3')) == 'socket:[99]'
 
 
 MOUNTINFO = r"""22 28 0:21 / /proc rw,nosuid - proc proc rw

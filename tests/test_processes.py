@@ -668,6 +668,29 @@ def test_a_host_that_has_no_descriptor_left_is_trouble_and_no_end_of_processes(h
     assert of(procs.tick(), 'sh')['cpu_user'] == 2          # 4 in the two seconds since the last reading
 
 
+def test_what_was_read_before_the_trouble_is_not_lost_though_its_process_is_gone_after_it(host):
+    class Full(Tree):
+        full = ()
+
+        def glance(self, name, most=4096):
+            if name in self.full:
+                raise OSError(24, 'Too many open files')
+            return Tree.glance(self, name, most)
+    tree = host({})
+    full = Full(tree.roots, tree.monotonic)
+    full.clock, full.folder = tree.clock, tree.folder
+    procs = Host(full, top=1)
+    procs.one(10, 'a')
+    procs.one(11, 'b', user=900)
+    procs.tick()
+    procs.one(10, 'a', user=6)
+    full.full = ['proc/11/stat']
+    assert procs.tick() == {}
+    procs.gone(10)
+    full.full = ()
+    assert of(procs.tick(), 'other')['cpu_user'] == 3       # 6 in two seconds
+
+
 # -- traffic --------------------------------------------------------------------------------------
 
 class FakeFlows:

@@ -398,7 +398,8 @@ def test_names_of_the_device_mapper_are_those_of_dmsetup(tmp_path):
     require(os.geteuid() == 0, 'root', 'only root may make devices')
     program = require(command('dmsetup'), 'dmsetup', 'not installed (Debian: dmsetup)')
     version = subprocess.run([program, 'version'], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    require(version.returncode == 0, 'device-mapper', 'this kernel has none')
+    if version.returncode:
+        pytest.skip('this kernel has no device-mapper')
     name = 'statbadger-%d' % os.getpid()
     subprocess.run([program, 'create', name, '--table', '0 2048 zero'], check=True)
     try:

@@ -51,13 +51,6 @@ def child():
         process.stdout.close()
 
 
-class Silent:
-    """Stands for the connections: none."""
-
-    def read(self, tree, owners):
-        return {}
-
-
 class Watch:
     """The module at work on this host. tick(); so_far(group): what its processes have done since the first tick."""
 
@@ -67,7 +60,7 @@ class Watch:
         self.said = []
         self.parts = statbadger.Parts(module, statbadger.MODULES[module].parts, values,
                                       statbadger.host_tree(None, {}, time.monotonic),
-                                      lambda level, words: self.said.append(words), {'flows': Silent()}, alone=True)
+                                      lambda level, words: self.said.append(words), {}, alone=True)
         self.lowest = 0.0
 
     def tick(self):
