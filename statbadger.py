@@ -4904,8 +4904,8 @@ class Census:
             lasts = STAYS if key in chosen and len(group.labels) == 1 else 0.0
             if self.when - group.empty >= lasts:
                 del self.groups[key]
-                if self.ranked.pop(key, None):
-                    self.spill(group)
+                self.ranked.pop(key, None)
+                self.spill(group)
                 self.dirty.discard(group)
 
     def spill(self, group):

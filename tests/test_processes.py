@@ -339,6 +339,29 @@ def test_a_child_that_is_waited_for_while_it_is_read_counts_once(procs):
     assert of(host.tick(), 'sh')['cpu_user'] == 1 and host.tree.bad_lines == 0
 
 
+@pytest.mark.parametrize('options', [dict(), dict(groups={'cc': 'cc1', 'sh': 'sh'})])
+def test_what_a_process_with_a_row_of_its_own_did_at_last_is_the_others(host, options):
+    class Ending(Tree):
+        ended = False
+
+        def glance(self, name, most=4096):
+            if name == 'proc/10/statm' and self.ended:
+                raise ProcessLookupError(3, 'No such process')
+            return Tree.glance(self, name, most)
+    tree = host({})
+    ending = Ending(tree.roots, tree.monotonic)
+    ending.clock, ending.folder = tree.clock, tree.folder
+    procs = Host(ending, by='pid', **options)
+    procs.one(10, 'cc1', parent=20, user=500, minor=400, start=501)
+    procs.one(20, 'sh')
+    procs.tick()
+    ending.ended = True
+    procs.one(10, 'cc1', parent=20, user=530, minor=400, start=501)
+    procs.one(20, 'sh', kin=(530, 0, 400, 0))
+    found = procs.tick()
+    assert sum(value for name, value in found.items() if name.startswith('proc.cpu_user.')) == 30
+
+
 def test_the_life_of_a_child_that_we_may_not_see_is_not_booked_at_once(procs):
     host = procs()
     host.one(10, 'sudo')
