@@ -2959,6 +2959,35 @@ def cgroup_words(tree, folder, name):
             if len(pair) == 2 and pair[1].isdigit() and len(pair[1]) <= 20}
 
 
+def listed(data):
+    """How many numbers a list such as `0-3,7` holds; 0 for what is none."""
+    count = 0
+    for piece in data.strip().split(b','):
+        first, _, last = piece.partition(b'-')
+        last = last or first
+        if not (first + last).isdigit() or len(first + last) > 20:
+            return 0
+        count += max(int(last) - int(first) + 1, 0)
+    return count
+
+
+def cpu_quota(tree, folder, old):
+    """The cores that a cgroup's quota allows, None without one.
+
+    cpu.max of v2: `150000 100000` or `max 100000`; v1: cpu.cfs_quota_us `150000` or `-1`
+    """
+    if old:
+        words = [cgroup_number(tree, folder, name)
+                 for name in ('cpu.cfs_quota_us', 'cpu.cfs_period_us')]
+        return words[0] / words[1] if all(words) else None
+    try:
+        words = tree.glance('%s/cpu.max' % folder).split()
+    except OSError:
+        return None
+    sound = len(words) == 2 and b''.join(words).isdigit() and max(map(len, words)) <= 20
+    return int(words[0]) / int(words[1]) if sound and int(words[0]) and int(words[1]) else None
+
+
 # -- cpu: proc/stat (proc(5)) -----------------------------------------------------------------
 
 def cpu_states():
@@ -3740,7 +3769,12 @@ def io_pressure(tree, options, memory):
 
 @module('pressure', '', [], IRQ_FULL)
 def irq_pressure(tree, options, memory):
-    return pressure_rows(tree, 'irq', '6.1', full=IRQ_FULL)
+    """Since 6.1, and of kernels only that were built to count the time of interrupts: that most
+    have none is worth no word."""
+    try:
+        yield from pressure_rows(tree, 'irq', '6.1', full=IRQ_FULL)
+    except Absent:
+        return
 
 
 # -- vmstat: proc/vmstat (mm/vmstat.c of the kernel has its names, in vmstat_text) ----------------
@@ -5707,7 +5741,8 @@ def limits_of(tree, mounted, places):
     out, cores = {}, []
     for controller in ('cpu', ''):
         for folder in up(mounted, places, controller):
-            cores += cgroup_cores(tree, folder, controller)
+            quota = cpu_quota(tree, folder, bool(controller))
+            cores += [quota] if quota else []
     for controller, name in (('cpuset', 'cpuset.effective_cpus'), ('', 'cpuset.cpus.effective')):
         if controller in places:
             whole = cpus_of(tree, mounted[controller].place, name)
@@ -5733,31 +5768,12 @@ def up(mounted, places, controller):
         folder = folder.rpartition('/')[0]
 
 
-def cgroup_cores(tree, folder, controller):
-    """[cores] that the quota of a cgroup comes to, or []. v2: cpu.max, `50000 100000`; v1: two
-    files, the quota -1 for none."""
-    try:
-        if controller:
-            words = [tree.glance('%s/cpu.cfs_%s_us' % (folder, name)).strip()
-                     for name in ('quota', 'period')]
-        else:
-            words = tree.glance(folder + '/cpu.max').split()
-    except OSError:
-        return []
-    if len(words) != 2 or not (words[0] + words[1]).isdigit() or not int(words[1]):
-        return []
-    return [int(words[0]) / int(words[1])]
-
-
 def cpus_of(tree, folder, name):
-    """How many processors a file such as cpuset.cpus has: `0-3,7` are 5; 0 when it is not known."""
+    """How many processors a file such as cpuset.cpus has; 0 when it is not known."""
     try:
-        ranges = tree.glance('%s/%s' % (folder, name)).strip().split(b',')
-        ends = [(int(first), int(last or first)) for first, dash, last in
-                [one.partition(b'-') for one in ranges]]
-    except (OSError, ValueError):
+        return listed(tree.glance('%s/%s' % (folder, name), CHUNK))
+    except OSError:
         return 0
-    return sum([last - first + 1 for first, last in ends])
 
 
 # Reading them
@@ -6468,35 +6484,6 @@ def own_cpuset(tree, own):
     if not count:
         raise Absent('how many cores there are')
     return count
-
-
-def listed(data):
-    """How many numbers a list such as `0-3,7` holds; 0 for what is none."""
-    count = 0
-    for piece in data.strip().split(b','):
-        first, _, last = piece.partition(b'-')
-        last = last or first
-        if not (first + last).isdigit() or len(first + last) > 20:
-            return 0
-        count += max(int(last) - int(first) + 1, 0)
-    return count
-
-
-def cpu_quota(tree, folder, old):
-    """The cores that a cgroup's quota allows, None without one.
-
-    cpu.max of v2: `150000 100000` or `max 100000`; v1: cpu.cfs_quota_us `150000` or `-1`
-    """
-    if old:
-        words = [cgroup_number(tree, folder, name)
-                 for name in ('cpu.cfs_quota_us', 'cpu.cfs_period_us')]
-        return words[0] / words[1] if all(words) else None
-    try:
-        words = tree.glance('%s/cpu.max' % folder).split()
-    except OSError:
-        return None
-    sound = len(words) == 2 and b''.join(words).isdigit() and max(map(len, words)) <= 20
-    return int(words[0]) / int(words[1]) if sound and int(words[0]) and int(words[1]) else None
 
 
 @module('system', '', [], OWN_CORES, view='container')

@@ -487,7 +487,7 @@ def test_pressure_in_percent_and_ms_per_second(host):
     running, said = parts('pressure', tree)
     first = reading(running, tree, 1.0)
     assert len(first) == 18 and first['psi.memory_some_avg10'] == (1.5, 'percent') and 'psi.io_some_stalled' not in first
-    assert len(said) == 1 and 'proc/pressure/irq' in said[0] and 'since 6.1' in said[0]
+    assert said == []                                  # that there is no irq is usual
     (tree.folder / 'proc/pressure/io').write_text(PRESSURE % (1500000, 2010))
     found = reading(running, tree, 3.0)
     # 500,000 us in 2 s are 250 ms a second; 2,000 us are 1 ms a second
