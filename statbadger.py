@@ -1898,6 +1898,7 @@ class Tree:
 
     def keep_entries(self, copy, name, entries):
         """Listed names: links stay links, all else becomes an empty folder."""
+        os.makedirs(copy, exist_ok=True)
         for entry in entries:
             source = os.path.join(os.fsencode(self.path(name)), entry)
             target = os.path.join(copy, entry)
@@ -5651,6 +5652,9 @@ def find_containers(tree, options, memory):
     for i, watched in enumerate(memory['watch']):
         if not i or changed or not memory['age'] % OTHERS_EVERY or tree.afresh:
             changed = watched.look(tree) or changed
+    first = memory['watch'][0]
+    if not first.seen:                          # mounted elsewhere, as the first process has it
+        raise Absent('cgroups: nothing can be seen of %s' % tree.path(first.hierarchy.place))
     if before is not None and not changed:
         return before
     wanted, now = memory.setdefault('paths', matcher(options.paths)), {}

@@ -256,6 +256,20 @@ def test_a_host_without_cgroups_has_none(host):
     assert watch.read(1) == {} and watch.said == ['containers: cgroups: no hierarchy is mounted']
 
 
+def test_cgroups_that_only_the_first_process_has_mounted_are_said_once(host, tmp_path):
+    tree = host({'proc/1/mountinfo': V2, 'proc/uptime': '1000.00 5.0\n'})
+    watch = Watch(tree)
+    assert [watch.read(second) for second in range(1, 40)] == [{}] * 39
+    assert watch.said == ['containers: cgroups: nothing can be seen of %s' % tree.path('sys/fs/cgroup')]
+    os.makedirs(str(tree.folder / 'sys/fs/cgroup'))
+    tree.record_next = str(tmp_path / 'recording')
+    assert watch.read(100) == {} and len(watch.said) == 2                   # it can be read again, and has none
+    again = host({}, 'recording')
+    again.frozen = True
+    replayed = Watch(again)
+    assert replayed.read(1) == {} and replayed.said == []
+
+
 def test_a_hybrid_host_is_looked_through_in_v1(host):
     more = '51 25 0:51 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n'
     files = dict({'proc/1/mountinfo': v1_mounts(more)}, **v1_account('/docker/' + ONE, usage=1000000))
