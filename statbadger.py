@@ -6337,13 +6337,18 @@ def common_path(one, other):
 
 
 def own_cgroup(tree, memory):
-    """The Own of our container, looked at anew when we were moved to another cgroup."""
+    """The Own of our container, looked at anew when we were moved to another cgroup: `moves` counts
+    that, for the counters of the one say nothing of those of the other."""
     try:
         words = tree.glance('proc/self/cgroup', 1 << 16)
     except OSError:
         words = b''
     if memory.get('cgroup') != words or tree.record_to:         # a snapshot is whole
-        memory['cgroup'], memory['own'] = words, Own(tree)
+        own, before = Own(tree), memory.get('own')
+        if before and before.levels != own.levels:
+            memory['moves'] = memory.get('moves', 0) + 1
+            memory.pop('cpu time', None)
+        memory['cgroup'], memory['own'] = words, own
     return memory['own']
 
 
@@ -6662,11 +6667,12 @@ def own_disk(tree, options, memory):
     found = blkio_rows(tree, folders[0]) if old else io_stat_rows(tree, folders[0])
     rows = [(number, own_disk_labels(tree, options, memory, number), counts)
             for number, counts in sorted(found.items())]
-    tree.when = tree.monotonic()
+    moves, tree.when = memory.get('moves', 0), tree.monotonic()
+    moved, memory['disk moves'] = moves != memory.get('disk moves', 0), moves
     for number, labels, counts in rows:
         if labels:
-            identity = [number[0] << 32 | number[1]]
-            yield OWN_DISK, labels, identity + counts, identity + [0] * 6
+            row = [moves << 64 | number[0] << 32 | number[1]] + counts
+            yield (OWN_DISK, labels, row) if moved else (OWN_DISK, labels, row, row[:1] + [0] * 6)
 
 
 def own_disk_labels(tree, options, memory, number):

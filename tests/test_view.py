@@ -395,6 +395,25 @@ def test_transfers_of_v2(box):
     assert {name.rpartition('.')[2] for name in found} == {'sda', 'dm-1', '259:7'}
 
 
+def test_who_is_moved_to_another_cgroup_does_not_show_what_that_did_before(box):
+    def files(place, n, device):
+        return {place + '/cpu.stat': cpu_stat(1000000 * n, 1000000 * n, 0), place + '/cpuset.cpus.effective': '0\n',
+                place + '/io.stat': '%s rbytes=%d wbytes=0 rios=%d wios=0 dbytes=0 dios=0\n' % (device, 4096 * n, n)}
+    whole = dict(files('a', 1, '8:0'), **files('b', 500, '8:0'))
+    whole['b/io.stat'] += '253:1 rbytes=4096000 wbytes=0 rios=900 wios=0 dbytes=0 dios=0\n'
+    tree = box(INITIAL, '0::/a\n', v2_mounts(), whole, {'proc/diskstats': DISKSTATS})
+    both, found = [cpu_parts(tree), disk_parts(tree)], []
+    for second in range(5):
+        if second == 2:
+            (tree.folder / 'proc/self/cgroup').write_text('0::/b\n')
+        found.append([seconds_of_cpu(parts, tree, files('b', 500 + second, '8:0') if second > 2 else {}, 10.0 + second)
+                      for parts in both])
+    assert found[1][0]['cpu.user'] == 0 and found[1][1]['disk.reads.sda'] == 0
+    assert found[2] == [{}, {}]
+    assert found[3][0]['cpu.user'] == 100 and found[3][1]['disk.reads.sda'] == 3
+    assert found[4][0]['cpu.user'] == 100 and found[4][1]['disk.reads.sda'] == 1
+
+
 def test_transfers_of_v1(box):
     def files(reads, read_bytes, writes, write_bytes):
         return {'blkio/blkio.throttle.io_serviced_recursive': '8:16 Read %d\n8:16 Write %d\n8:16 Sync 9\n8:16 Async 9\n8:16 Discard 0\n'
