@@ -5395,7 +5395,7 @@ def label_names(value):
     """Names of labels that containers have, and that may be labels of metrics too."""
     value = patterns(value)
     taken = IDENTITY_KEYS + CONTAINER_KEYS + ('container', 'metric', 'value', 'units', 'timestamp',
-                                              'time', 'host', 'name')
+                                              'time', 'host', 'name', 'sequence_number')
     for name in value:
         plain = name.replace('.', '').replace('-', '').replace('/', '').replace('_', '')
         if name in taken or value.count(name) > 1 or len(name) > 100 or not plain.isalnum() or (
@@ -5585,7 +5585,8 @@ class Container:
         self.age, self.due, self.oldest, self.started, self.network = 0, 0, None, 0.0, None
 
 
-MOST_ACCOUNT = 1 << 14          # bytes of a file of a cgroup
+MOST_ACCOUNT = 1 << 14          # bytes of a file of a cgroup that are read at once
+MOST_LOUD = 20                  # lines about containers on the network of the host
 OTHERS_EVERY = 4                # readings: the hierarchy of systemd, beside one with accounts
 LOOK_EVERY = 30                 # readings: whether other hierarchies are mounted
 LIMITS_EVERY = 16               # the same: a limit; four times as many: which files there are
@@ -5959,7 +5960,9 @@ def container_row(tree, memory, one):
     for name, parse in one.files:
         try:
             data = tree.glance(name, MOST_ACCOUNT, True)
-        except OSError:                         # it went, or that controller was taken away
+            if len(data) == MOST_ACCOUNT:       # hundreds of devices: there is more of it
+                data = tree.read(name, True)
+        except (OSError, Absent):               # it went, or that controller was taken away
             continue
         last, known = one.texts.get(name, NEVER)
         if last != data:                        # of one that idles most say what they said
@@ -6105,7 +6108,8 @@ def without_network(memory, found):
              if one.shown and one.shares == YOUNG and one.runtime != 'systemd']
     for one in found.values():
         one.shares += one.shares == YOUNG
-    if names:
+    memory['loud'] = memory.get('loud', 0) + bool(names)
+    if names and memory['loud'] <= MOST_LOUD:   # jobs that come and go all day are said no more
         yield Say('%s: no network figures, for the network is that of the host' % ', '.join(
             names[:20] + ['and %d more' % (len(names) - 20)] * (len(names) > 20)))
     if memory.get('hidden') and not memory.get('said hidden'):
@@ -6228,7 +6232,8 @@ def call_them(options, memory, found):
             one.shown = ''
             continue
         if taken.get(shown, one) is not one:
-            shown = '%s-%s' % (shown, one.id[:12] or one.runtime or one.number)
+            shown = '%s-%s' % (shown, (one.id[:12] if one.name else one.id)
+                               or one.runtime or one.number)
         one.shown = shown
         taken[shown] = one
 

@@ -239,6 +239,22 @@ def test_two_containers_with_one_name_are_two(host):
     assert watch.names(2) == ['web'] and of(watch.read(3), 'web')['cpu'] == 0
 
 
+def test_ids_that_begin_alike_are_told_apart(host):
+    ids = [ONE[:12] + 52 * digit for digit in '123']
+    tree = host(v2_host(*[v2_account('/docker/' + one) for one in ids]))
+    assert len(set(Watch(tree).names())) == 3
+
+
+def test_the_transfers_of_hundreds_of_devices_are_all_counted(host):
+    lines = ['259:%d rbytes=%d wbytes=1000000000 rios=100000 wios=1\n' % (i, 10 ** 9 + i) for i in range(400)]
+    tree = host(v2_host(v2_account('/docker/' + ONE)))
+    write(tree, {'sys/fs/cgroup/docker/%s/io.stat' % ONE: ''.join(lines)})
+    watch = Watch(tree)
+    watch.read(1)
+    write(tree, {'sys/fs/cgroup/docker/%s/io.stat' % ONE: ''.join(lines).replace('wios=1', 'wios=4')})
+    assert of(watch.read(2), ONE[:12])['disk_writes'] == 1200
+
+
 @pytest.mark.parametrize('name, shown', [(b'a\nb', 'a\nb'), (b'\xff\xfe', '\ufffd\ufffd'), (b'x' * 250, 'x' * 250),
                                          (b'%s %d', '%s %d'), ('\u00e9'.encode(), '\u00e9')])
 def test_names_may_be_anything(host, name, shown):
@@ -515,6 +531,15 @@ def test_a_container_on_the_network_of_the_host_has_no_traffic_and_that_is_said_
         found = of(watch.read(second), ONE[:12])
     assert 'net_rx_bytes' not in found and 'cpu' in found
     assert watch.said == ['containers: %s, %s: no network figures, for the network is that of the host' % (ONE[:12], TWO[:12])]
+
+
+def test_jobs_on_the_network_of_the_host_do_not_fill_the_log(host):
+    memory, said = {}, []
+    for i in range(200):
+        one = statbadger.Container('docker', '%064d' % i, '', ())
+        one.shown, one.shares = 'job%d' % i, statbadger.YOUNG
+        said += list(statbadger.without_network(memory, {one.id: one}))
+    assert len(said) == 20
 
 
 def test_the_containers_of_a_pod_share_its_traffic(host):
