@@ -2906,6 +2906,7 @@ class Hierarchy:
         return (self.place + path[len(root):]).rstrip('/')
 
 
+MOST_OF_A_CGROUP = 1 << 16      # bytes of a file of it, for hundreds of devices
 V1_CONTROLLERS = ('blkio', 'cpu', 'cpuacct', 'cpuset', 'devices', 'freezer', 'hugetlb', 'memory',
                   'misc', 'net_cls', 'net_prio', 'perf_event', 'pids', 'rdma')
 
@@ -2926,16 +2927,16 @@ def hierarchies(tree, own=False):
 
 
 def cgroups_of(tree, pid):
-    """{names of controllers: path} of proc/PID/cgroup, () for v2; raises OSError.
+    """{controller: path of its cgroup} of proc/PID/cgroup, '' for v2; raises OSError.
 
     `7:cpu,cpuacct:/docker/0123`, `1:name=systemd:/init.scope`, `0::/system.slice/cron.service`
     """
     out = {}
-    for line in os.fsdecode(tree.glance('proc/%s/cgroup' % pid, 1 << 16)).split('\n'):
+    for line in os.fsdecode(tree.glance('proc/%s/cgroup' % pid, MOST_OF_A_CGROUP)).split('\n'):
         number, colon, rest = line.partition(':')
         names, colon, path = rest.partition(':')
         if colon:
-            out[tuple(names.split(',')) if names else ()] = path
+            out.update((name, path) for name in names.split(','))
     return out
 
 
@@ -2952,7 +2953,7 @@ def cgroup_words(tree, folder, name):
     """{b'usage_usec': 1234} of a file of lines with a key and a number, such as cpu.stat; {} when
     there is none."""
     try:
-        data = tree.glance('%s/%s' % (folder, name), 1 << 16)
+        data = tree.glance('%s/%s' % (folder, name), MOST_OF_A_CGROUP)
     except OSError:
         return {}
     pairs = [line.split() for line in data.split(b'\n')]
@@ -5727,7 +5728,6 @@ def places_of(tree, mounted, one):
             own = cgroups_of(tree, os.fsdecode(pid))
         except OSError:
             pass                                # it ended
-    own = {name: full for names, full in own.items() for name in names or ('',)}
     for name, hierarchy in mounted.items():
         parts = own.get(name, '').split('/')
         paths = [path]
@@ -6243,7 +6243,6 @@ def call_them(options, memory, found):
 INITIAL_PIDS = b'pid:[4026531836]'              # the namespaces that a system starts with:
 INITIAL_CGROUPS = b'cgroup:[4026531835]'        # include/linux/proc_ns.h, since 3.8
 NO_LIMIT = 1 << 62                              # v1 says 9223372036854771712 for no limit
-MOST_OF_A_CGROUP = 1 << 16                      # bytes of a file of it, for hundreds of devices
 
 
 class Own:
@@ -6259,7 +6258,7 @@ class Own:
         self.private = own_namespace(tree, 'cgroup', INITIAL_CGROUPS)
         self.paths, self.levels = {}, {}
         try:
-            mine = cgroup_paths(tree, 'self')
+            mine = cgroups_of(tree, 'self')
             self.private = self.private or any(p.startswith('/..') for p in mine.values())
             self.paths = container_paths(tree, mine, self.apart, self.private)
             found = mounts(tree, True)
@@ -6309,11 +6308,6 @@ def own_namespace(tree, name, initial):
         return None
 
 
-def cgroup_paths(tree, pid):
-    """{controller: path of the cgroup that the process is in}, '' for v2; raises OSError."""
-    return {name: path for names, path in cgroups_of(tree, pid).items() for name in names or ('',)}
-
-
 def container_paths(tree, mine, apart, private):
     """{controller: path} of the cgroup that is the container. mine: ours, which may be a part of
     it, as a service of an init is.
@@ -6325,7 +6319,7 @@ def container_paths(tree, mine, apart, private):
     if private:
         return dict.fromkeys(mine, '/')
     try:
-        first = cgroup_paths(tree, 1) if apart else {}
+        first = cgroups_of(tree, 1) if apart else {}
     except OSError:                             # hidden from us (hidepid)
         first = {}
     return {name: common_path(path, first.get(name, path)) for name, path in mine.items()}
@@ -6345,7 +6339,7 @@ def own_cgroup(tree, memory):
     """The Own of our container, looked at anew when we were moved to another cgroup: `moves` counts
     that, for the counters of the one say nothing of those of the other."""
     try:
-        words = tree.glance('proc/self/cgroup', 1 << 16)
+        words = tree.glance('proc/self/cgroup', MOST_OF_A_CGROUP)
     except OSError:
         words = b''
     if memory.get('cgroup') != words or tree.record_to:         # a snapshot is whole
