@@ -1718,9 +1718,7 @@ class Tree:
             except OSError:                     # ENODEV: it is gone, and another may be there
                 os.close(self.held.pop(name))
         if data is None:
-            # Thousands a reading: what path() says of them, without the call.
-            fd = os.open(self.roots['proc'] + name[4:] if name[:5] == 'proc/' else self.path(name),
-                         READING)
+            fd = os.open(self.path(name), READING)
             try:
                 data = os.read(fd, most)
                 # A file of a kernel says that it has no size; one of a frozen host may be replaced.
@@ -3340,7 +3338,7 @@ def interface_row(tree, options, memory, name, rest):
     known = memory.setdefault('interfaces', {})
     if name not in known:
         keep = memory.setdefault('matcher', matcher(options.interfaces))
-        text = name.strip(b' ').decode('utf-8', 'replace')
+        text = shown(name.strip(b' '))
         if len(known) > MOST_KNOWN:
             known.clear()
         known[name] = (text,) if text and keep(text) else None
@@ -4521,7 +4519,7 @@ def process_name(comm, command):
         words = command.split(b'\0', 1)[0].rpartition(b'/')[2].split(None, 1)
         if words and words[0].startswith(comm):
             comm = words[0].rstrip(b':')
-    return comm.decode('utf-8', 'replace')[:MOST_PROCESS_NAME] or '?'
+    return shown(comm)[:MOST_PROCESS_NAME] or '?'
 
 
 def grown(now, before):
@@ -4622,7 +4620,7 @@ class Census:
         self.elapsed = tree.when - self.when if self.round else 0.0
         self.when, self.round, self.links = tree.when, self.round + 1, LINKS_A_TICK
         # A recording holds all there is, and is read so, for its reader has other turns.
-        self.thorough = tree.frozen or bool(tree.record_to)
+        self.thorough = tree.afresh
         self.hidden, self.reapers, self.gone = 0, {}, []
         # hidepid=2 shows no sign of what it hides, but each PID namespace has a first process.
         self.veiled = 1 not in pids and (tree.hold or tree.borrowed())
@@ -4782,7 +4780,7 @@ class Census:
             own = process.pid if len(parent.group.labels) > 1 else None
             return self.group(parent.group.labels[0], own, parent.group.ranked)
         if self.search:
-            text = (command or process.comm).replace(b'\0', b' ').decode('utf-8', 'replace')
+            text = shown((command or process.comm).replace(b'\0', b' '))
             for name, search in self.search:
                 if search(text):
                     return self.group(name, process.pid)
@@ -6000,6 +5998,14 @@ def is_stacked(tree, memory, device):
     return known[device]
 
 
+def all_of(tree, name):
+    """All bytes of a file that nearly always ends within a page, which is what one reading gives
+    at most, in whole lines: those of proc/PID/net/dev may have 354 bytes. Raises OSError, Absent.
+    """
+    data = tree.glance(name, CHUNK)
+    return tree.read(name, True) if len(data) > 3700 else data
+
+
 def processes_in(tree, one):
     """The pids of a container as bytes: its own and those of the cgroups inside it; b'0' for one
     that the PID namespace we are in does not have. The file is never kept open: v1 makes the list
@@ -6008,12 +6014,9 @@ def processes_in(tree, one):
     for folder in one.home.inside(one.folder):
         name = folder + '/cgroup.procs'
         try:
-            data = tree.glance(name, CHUNK)
-            if len(data) > 4000:                # a reading gives a page at most
-                data = tree.read(name, True)
+            out += all_of(tree, name).split()
         except (OSError, Absent):               # it went; or a cgroup of threads, that has none
-            continue
-        out += data.split()
+            pass
     return out
 
 
@@ -6081,10 +6084,7 @@ def traffic(tree, memory, one):
             one.shares += one.shares < YOUNG
             return []
         if own not in memory['nets']:
-            data = tree.glance(name, CHUNK)
-            if len(data) > 3700:                # a reading gives a page of whole lines at most,
-                data = tree.read(name, True)    # and they may have 354 bytes
-            memory['nets'][own] = interface_sums(data)
+            memory['nets'][own] = interface_sums(all_of(tree, name))
     except (OSError, Absent):
         return []
     return memory['nets'][own]
@@ -6684,7 +6684,7 @@ def own_disk_labels(tree, options, memory, number):
         if len(known) > MOST_KNOWN:
             known.clear()
         keep = memory.setdefault('matcher', matcher(options.devices))
-        text = device_name(tree, number).decode('utf-8', 'replace')
+        text = shown(device_name(tree, number))
         known[number] = (text,) if keep(text) or text in options.devices else None
     return known[number]
 
